@@ -1,0 +1,362 @@
+"""Stage 2: paint the holes of pictures at 256 x 256, guided by stage 1's priors, and score the results.
+
+``python Guided_Upsample/infer.py --ckpt_path ckpts_ICT/demo/InpaintingModel_gen.ckpt --input photos --mask masks
+--prior priors --save_path results`` writes ``results/<id>_0.png`` ..., ``metrics.csv`` and ``results.json``.
+"""
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np  # noqa: E402
+from PIL import Image  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from Guided_Upsample.datasets import keep_size  # noqa: E402
+from Guided_Upsample.datasets.dataset import PAIRED_FILE, published_view  # noqa: E402
+from Guided_Upsample.models import architecture  # noqa: E402
+from ict import (  # noqa: E402
+    checkpoint,
+    device,
+    files,
+    geometry,
+    images,
+    inputs,
+    manifest,
+    metrics,
+    options,
+    pairs,
+    report,
+)
+from ict.errors import UserError, note, run  # noqa: E402
+from ict.options import positive, require  # noqa: E402
+
+TEST = 2
+COMPARISON = 'comparison.png'
+_COMPARISON_ROWS = 12
+_FIGURES = 'metrics'
+
+
+def arguments(argv: list[str]) -> Any:
+    parser = options.Parser(prog='Guided_Upsample/infer.py', description='Paint holes guided by priors (stage 2).')
+    add = parser.add_argument
+    add('--ckpt_path', required=True, help='generator checkpoint, or the folder that holds InpaintingModel_gen.ckpt')
+    add('--input', required=True, help='images: folder (searched recursively), file, or list of paths')
+    add('--mask', required=True, help='masks likewise, white = hole; a single file serves all images')
+    add('--prior', required=True, help="stage 1's save_url")
+    add('--save_path', default='./results')
+    add('--kmeans', default='', help='accepted: the priors are colours already')
+    add('--image_size', type=int, default=256)
+    add('--prior_size', type=int, default=None, help="(read from the priors' files)")
+    add('--mask_type', type=int, choices=(PAIRED_FILE,), default=PAIRED_FILE,
+        help='only 3, the mask that the prior was made for, makes sense')
+    add('--mode', type=int, choices=(TEST,), default=TEST, help='accepted: only 2, testing, makes sense')
+    add('--condition_num', type=int, default=1, help='priors an image')
+    options.add_flag(parser, '--test_only', 'metrics only: no result pictures are kept')
+    options.add_device(parser)
+    add_painting(parser)
+    add('--seed', type=int, default=0, help='accepted: nothing here is random')
+    add('--batch_size', type=int, default=1, help='pictures in one forward pass; changes no result')
+    add('--amp_level', choices=('O0', 'O2', 'O3'), default='O0', help='O2, O3: float16 on a GPU')
+    inputs.add_options(parser)
+    options.add_flag(parser, '--distributed', 'one process of several started by msrun, which share the images')
+    args = parser.parse_args(argv)
+    positive(args, 'condition_num', 'prior_size', 'batch_size')
+    require(args.image_size % 4 == 0 and args.image_size >= 32,
+            f'--image_size {args.image_size}: must be a multiple of 4 and at least 32')
+    return args
+
+
+def add_painting(parser: Any) -> None:
+    """The options of stage 2 that run.py has too."""
+    parser.add_argument('--padding', choices=architecture.PADDINGS, default=None,
+                        help="for checkpoints that don't record it: reflect for the PyTorch original's "
+                             '(default: symmetric)')
+    options.add_flag(parser, '--keep_size', "results in the input's size; known pixels are the input's bit for bit")
+    options.add_flag(parser, '--visualize', f'write {COMPARISON}: original | masked | results')
+
+
+def find_generator(given: str) -> Path:
+    """The checkpoint file itself, or InpaintingModel_gen.ckpt (_best, _latest) in a folder."""
+    path = Path(given)
+    if path.is_dir():
+        for ending in ('', '_best', '_latest'):
+            if (path / f'InpaintingModel_gen{ending}.ckpt').is_file():
+                return path / f'InpaintingModel_gen{ending}.ckpt'
+        raise UserError(f'--ckpt_path {given}: the folder holds no InpaintingModel_gen.ckpt')
+    return path
+
+
+def check_model(args: Any) -> tuple[checkpoint.Checkpoint, architecture.Architecture]:
+    """The checkpoint and what it holds."""
+    found = checkpoint.read(find_generator(args.ckpt_path), '--ckpt_path').expect('Generator', '--ckpt_path')
+    return found, architecture.of(found, args.padding)
+
+
+def check(args: Any) -> tuple[Any, ...]:
+    """Everything that can be wrong with options and files, before MindSpore is imported."""
+    found, shape = check_model(args)
+    folder = files.output_folder(args.save_path, '--save_path')
+    require(Path(args.prior).is_dir(), f"--prior {args.prior}: no such folder; give stage 1's --save_url")
+    conditions = pairs.condition_folders(args.prior, '--prior')
+    require(len(conditions) >= args.condition_num, f'--condition_num {args.condition_num}: --prior {args.prior} holds '
+                                                   f'only {len(conditions)}')
+    made = manifest.read(args.prior, manifest.STAGE_1)
+    view = agreed_view(args, made)
+    work = inputs.find(args.input, '--input', args.mask, '--mask', args.max_pixels, folder)
+    return found, shape, folder, conditions[:args.condition_num], made, view, work
+
+
+def agreed_view(args: Any, made: dict[str, Any] | None) -> inputs.View:
+    """How stage 1 saw the pictures, which stage 2 must do too.
+
+    Raises:
+        UserError: an option contradicts stage 1's manifest.
+    """
+    own_geometry = 'resize' if args.keep_size else 'crop'
+    if made is None:
+        return inputs.View.of(args, geometry_name=own_geometry)
+    theirs = {key: made['settings'].get(key) for key in ('mask_mode', 'geometry', 'invert_mask', 'dilate')}
+    view = inputs.View.of(args, theirs['mask_mode'] or 'sealed', theirs['geometry'] or own_geometry)
+    for key, value in vars(view).items():
+        require(theirs[key] is None or theirs[key] == value,
+                f'--{key} {value} contradicts the priors in {args.prior}, made with {key} {theirs[key]}; '
+                f'make them anew or use the same')
+    return view
+
+
+class Seen:
+    """One picture as stage 2 works on it.
+
+    Attributes:
+        picture: as decoded.
+        frame, full_hole: the part that is completed and its hole at the picture's resolution (sealed only).
+        image, hole: (S, S, 3) uint8 and (S, S) bool for the network.
+        original: (S, S, 3) uint8, what results are scored against.
+    """
+
+    def __init__(self, work: inputs.Inputs, i: int, view: inputs.View, image_size: int, own_size: bool) -> None:
+        self.picture, grey = work.read(i, view)
+        rgb = self.picture.rgb
+        self.frame = self.full_hole = None
+        if view.mask_mode == 'published':
+            self.image, self.hole = published_view(rgb, grey, view.geometry, image_size)
+            self.original = self.image
+            if own_size:
+                raise UserError(f'{work.pictures.path(i)}: --keep_size is for --mask_mode sealed')
+            return
+        self.frame, self.full_hole = geometry.hole_in(grey, *rgb.shape[:2], view.geometry)
+        if own_size:
+            inside = int(self.full_hole.sum())
+            everywhere = int(geometry.hole_in(grey, *rgb.shape[:2], 'resize')[1].sum())
+            if inside < everywhere:
+                raise UserError(f'{work.pictures.path(i)}: the hole reaches out of the {view.geometry} frame; '
+                                f'with --keep_size use --geometry resize or hole')
+        part = geometry.cut(rgb, self.frame)
+        self.image, self.hole = geometry.sealed(part, self.full_hole, image_size, Image.BICUBIC)
+        whole = geometry.resize_visible(part, np.zeros_like(self.full_hole), image_size, Image.BICUBIC)
+        self.original = np.where(self.hole[..., None], whole, self.image)
+
+
+def read_prior(path: Path, image_size: int, prior_size: int | None) -> np.ndarray:
+    """A prior enlarged to (S, S, 3) uint8, bicubic as published.
+
+    Raises:
+        UserError: missing, unreadable or not square.
+    """
+    if not path.is_file():
+        raise UserError(f'{path}: no such prior; run stage 1 on this picture')
+    small = images.load_rgb(path)
+    if small.shape[0] != small.shape[1] or (prior_size and small.shape[0] != prior_size):
+        wanted = f'{prior_size} x {prior_size}' if prior_size else 'square'
+        raise UserError(f'{path}: a prior is {wanted}; this one is {small.shape[1]} x {small.shape[0]}')
+    return images.bicubic(small, image_size, image_size)
+
+
+def result_path(folder: Path, picture: str, k: int) -> Path:
+    """Where result ``k`` (from 0) of a picture goes."""
+    return folder / f'{picture}_{k}.png'
+
+
+def main(argv: list[str]) -> int:
+    args = arguments(argv)
+    found, shape, folder, conditions, made, view, work = check(args)
+    record = manifest.Manifest(folder, manifest.STAGE_2, {
+        'checkpoint': found.digest(), 'padding': shape.padding, 'image_size': args.image_size, **vars(view),
+        'keep_size': args.keep_size, 'amp_level': args.amp_level},
+        lambda: next((p for i in range(len(work)) if (p := result_path(folder, work.id(i), 0)).is_file()), None),
+        args.overwrite or args.test_only)
+    rank, ranks = device.rank() if args.distributed else (0, 1)
+    outcome = inputs.Outcome(len(work))
+    todo = plan(work, record, folder, conditions, made, args, outcome, rank, ranks)
+    if rank == 0 and not args.test_only:
+        record.write()
+    scores: dict[tuple[str, int], dict[str, float]] = {}
+    try:
+        if todo:
+            _paint(args, found, shape, folder, conditions, view, work, todo, outcome, scores)
+    finally:
+        device.wait_for_all(args.distributed)
+        if rank == 0:
+            _collect(args, record, folder, work, outcome, scores, made)
+    if rank == 0 and args.visualize and not args.test_only:
+        _compare(args, folder, view, work, outcome)
+    return device.worst_status(outcome.status(), args.distributed)
+
+
+def plan(work: inputs.Inputs, record: manifest.Manifest, folder: Path, conditions: list[Path],
+         made: dict[str, Any] | None, args: Any, outcome: inputs.Outcome, rank: int,
+         ranks: int) -> list[tuple[int, int]]:
+    """(picture, result from 0) still to be made by this rank; results of changed sources are removed."""
+    todo, kept = [], 0
+    for i in range(len(work)):
+        picture, sources = work.id(i), work.sources(i)
+        try:
+            _same_sources(work, i, sources, made)
+        except UserError as error:
+            outcome.fail(picture, error)
+            continue
+        priors = {f'prior_digest_{k}': manifest.file_digest(place / f'{picture}.png')
+                  for k, place in enumerate(conditions)}
+        known = record.pictures.get(picture, {})
+        same = not args.overwrite and record.unchanged(picture, sources)
+        for k in range(len(conditions)):
+            path, key = result_path(folder, picture, k), f'prior_digest_{k}'
+            if same and known.get(key) == priors[key] and path.is_file() and not args.test_only:
+                kept += 1
+                continue
+            if rank == 0 and not args.test_only:
+                path.unlink(missing_ok=True)
+            if i % ranks == rank:
+                todo.append((i, k))
+        record.set(picture, sources)
+        record.pictures[picture].update(priors)
+    if kept and rank == 0:
+        note(f'{kept} finished results are kept')
+    return todo
+
+
+def _same_sources(work: inputs.Inputs, i: int, sources: dict[str, Any], made: dict[str, Any] | None) -> None:
+    entry = (made or {}).get('pictures', {}).get(work.id(i))
+    if made is not None and entry is None:
+        raise UserError(f'{work.pictures.path(i)}: stage 1 has made no prior of it')
+    for key in ('image_digest', 'mask_digest'):
+        if entry is not None and entry.get(key) != sources[key]:
+            raise UserError(f"{work.pictures.path(i)}: its prior was made from another "
+                            f"{key.removesuffix('_digest')}; run stage 1 again")
+
+
+def _paint(args: Any, found: checkpoint.Checkpoint, shape: architecture.Architecture, folder: Path,
+           conditions: list[Path], view: inputs.View, work: inputs.Inputs, todo: list[tuple[int, int]],
+           outcome: inputs.Outcome, scores: dict[tuple[str, int], dict[str, float]]) -> None:
+    device.start(args.device_target, args.device_id, args.distributed)
+    from Guided_Upsample.models import paint
+
+    painter = paint.Painter(paint.load(found, shape), args.batch_size, args.amp_level)
+    with tqdm(total=len(todo), desc='results', unit='result',
+              disable=None if device.is_writer() else True) as bar:
+        for batch in _batches(args, conditions, view, work, todo, outcome, bar):
+            places, seen, priors = zip(*batch, strict=True)
+            image, hole = np.stack([s.image for s in seen]), np.stack([s.hole for s in seen])
+            painted = painter.everywhere(image, np.stack(priors), hole)
+            for (i, k), one, picture in zip(places, seen, painted, strict=True):
+                scores[work.id(i), k] = _finish(args, folder, work.id(i), k, one, picture)
+                bar.update()
+
+
+def _finish(args: Any, folder: Path, picture: str, k: int, seen: Seen, painted: np.ndarray) -> dict[str, float]:
+    """Put known pixels back, score, write."""
+    image = seen.image / np.float32(255)
+    result = np.where(seen.hole[..., None], painted, image)
+    figures = {'hole': float(seen.hole.mean()), **metrics.all_of(result, seen.original / np.float32(255), seen.hole)}
+    if args.test_only:
+        return figures
+    text = {_FIGURES: ' '.join(repr(v) for v in figures.values())}
+    path = result_path(folder, picture, k)
+    if args.keep_size:
+        completed = keep_size.blended(painted, image, seen.hole)
+        native = keep_size.at_own_size(seen.picture.native, seen.frame, seen.full_hole, completed)
+        images.write_png(path, native, seen.picture.icc_profile, text)
+    else:
+        images.write_png(path, (result * 255).astype(np.uint8), text=text)
+    return figures
+
+
+def _batches(args: Any, conditions: list[Path], view: inputs.View, work: inputs.Inputs, todo: list[tuple[int, int]],
+             outcome: inputs.Outcome, bar: tqdm) -> Any:
+    """Lists of up to ``batch_size`` ((picture, result), seen, prior); pictures are read once, when they are due."""
+    batch, last, seen = [], None, None
+    for i, k in todo:
+        try:
+            if i != last:
+                last, seen = i, None
+                seen = Seen(work, i, view, args.image_size, args.keep_size)
+            if seen is not None:
+                prior = read_prior(conditions[k] / f'{work.id(i)}.png', args.image_size, args.prior_size)
+        except UserError as error:
+            outcome.fail(work.id(i), error)
+            seen = None
+        if seen is None:
+            bar.update()
+            continue
+        batch.append(((i, k), seen, prior))
+        if len(batch) == args.batch_size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _collect(args: Any, record: manifest.Manifest, folder: Path, work: inputs.Inputs, outcome: inputs.Outcome,
+             scores: dict[tuple[str, int], dict[str, float]], made: dict[str, Any] | None) -> None:
+    """metrics.csv, metrics_by_hole.csv, results.json and the published console line, of new and kept results."""
+    rows = []
+    for i in range(len(work)):
+        picture = work.id(i)
+        likelihoods = (made or {}).get('pictures', {}).get(picture, {}).get('log_likelihood', {})
+        for k in range(args.condition_num):
+            figures = scores.get((picture, k))
+            if figures is None and not args.test_only and picture not in outcome.failures:
+                text = images.png_text(result_path(folder, picture, k)).get(_FIGURES)
+                figures = dict(zip(('hole', *metrics.NAMES), map(float, text.split()), strict=True)) if text else None
+            if figures is not None:
+                rows.append({'id': picture, 'result': k, **figures,
+                             'log_likelihood': likelihoods.get(str(k + 1), '')})
+    if not rows:
+        return
+    if not args.test_only:
+        record.write()
+    report.write_metrics(folder / 'metrics.csv', folder / 'metrics_by_hole.csv', rows)
+    means = {key: float(np.mean([row[key] for row in rows])) for key in metrics.NAMES}
+    print(f'PSNR: {means["psnr"]:.6f}, MAE: {means["mae"]:.9f}')
+    print(f'SSIM: {means["ssim"]:.6f}, L1 in the hole: {means["l1_hole"]:.3f} levels, {len(rows)} results in {folder}')
+
+
+def _compare(args: Any, folder: Path, view: inputs.View, work: inputs.Inputs, outcome: inputs.Outcome) -> None:
+    """The comparison picture of the first pictures."""
+    rows = []
+    for i in range(len(work)):
+        if len(rows) == _COMPARISON_ROWS:
+            break
+        if work.id(i) in outcome.failures:
+            continue
+        seen = Seen(work, i, view, args.image_size, args.keep_size)
+        masked = np.where(seen.hole[..., None], np.uint8(255), seen.original)
+        row = [seen.original, masked]
+        for k in range(args.condition_num):
+            result = images.load_rgb(result_path(folder, work.id(i), k))
+            row.append(images.bicubic(geometry.cut(result, seen.frame), args.image_size, args.image_size)
+                       if args.keep_size else result)
+        rows.append(row)
+    if rows:
+        titles = ['original', 'masked'] + ['completed' if args.condition_num == 1 else f'completed {k + 1}'
+                                           for k in range(args.condition_num)]
+        images.write_png(folder / COMPARISON, report.sheet(rows, titles))
+        print(f'comparison: {folder / COMPARISON}')
+
+
+if __name__ == '__main__':
+    sys.exit(run(main))

@@ -1,0 +1,255 @@
+"""Train stage 2: the generator that paints a hole at 256 x 256, guided by a 32 x 32 prior.
+
+``python Guided_Upsample/train.py --input ImageNet/train --mask masks --vgg_path VGG19.ckpt``
+"""
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np  # noqa: E402
+
+from Guided_Upsample.datasets import dataset  # noqa: E402
+from Guided_Upsample.models import architecture, vgg_file  # noqa: E402
+from ict import checkpoint, device, files, images, metrics, options, pairs, palette, report, training  # noqa: E402
+from ict.errors import UserError, run  # noqa: E402
+from ict.options import positive, require  # noqa: E402
+
+GEN, DIS = 'InpaintingModel_gen', 'InpaintingModel_dis'
+TRAIN, TEST = 1, 2
+_COURSE_FREE = ('ckpt_path', 'save_path', 'device_id', 'device_target', 'num_workers', 'log_every', 'save_every',
+                'input', 'mask', 'prior', 'val_path', 'val_mask', 'kmeans', 'vgg_path', 'distributed', 'batch_size',
+                'recompute', 'mode')
+_SHEET_ROWS = 8
+
+
+def arguments(argv: list[str]) -> Any:
+    parser = options.Parser(prog='Guided_Upsample/train.py', description='Train the guided upsampler (stage 2).')
+    add = parser.add_argument
+    add('--input', required=True, help='training images: folder, or text file with one path a line')
+    add('--mask', default='', help='masks (white = hole), for --mask_type 2 and 3')
+    add('--prior', default='', help="stage 1's save_url; default: the degraded image")
+    add('--ckpt_path', default='', help='resume from this folder')
+    options.add_device(parser)
+    add('--save_path', default='./checkpoint')
+    add('--kmeans', default='', help="palette (default: ./kmeans_centers.npy, else the repository's)")
+    add('--vgg_path', default='', help='VGG19 checkpoint (default: ./VGG19.ckpt, else ckpts_ICT/VGG19.ckpt)')
+    add('--image_size', type=int, default=256)
+    add('--prior_size', type=int, default=32)
+    add('--prior_random_degree', type=int, default=1, help='a prior pixel is one of its so many nearest colours')
+    options.add_flag(parser, '--use_degradation_2', 'shrink the image for its prior bilinearly, as stage 1 does')
+    add('--mode', type=int, choices=(TRAIN, TEST), default=TRAIN, help='1 trains, 2 only scores')
+    add('--mask_type', type=int, choices=(1, 2, 3), default=2,
+        help="1: random square block, 2: random file of --mask, 3: the image's own file of --mask")
+    add('--max_iteration', type=int, default=25000, help='optimizer steps in all')
+    add('--batch_size', type=int, default=32, help='pictures a step and rank')
+    add('--lr', type=float, default=1e-4)
+    add('--D2G_lr', type=float, default=0.1, help="the discriminator's learning rate over the generator's")
+    add('--beta1', type=float, default=0.9)
+    add('--beta2', type=float, default=0.9)
+    add('--l1_loss_weight', type=float, default=1.0)
+    add('--style_loss_weight', type=float, default=250.0)
+    add('--content_loss_weight', type=float, default=0.1)
+    add('--inpaint_adv_loss_weight', type=float, default=0.1)
+    add('--padding', choices=architecture.PADDINGS, default=None,
+        help="second pad of a residual block (default: the checkpoint's, else symmetric)")
+    add('--base_channels', type=int, default=64)
+    add('--residual_blocks', type=int, default=8)
+    add('--seed', type=int, default=0)
+    add('--val_path', default='', help='held-back images, scored every --val_every steps; decide "best"')
+    add('--val_mask', default='', help='their masks (default: fixed strokes)')
+    add('--val_every', type=int, default=1000)
+    add('--log_every', type=int, default=100)
+    add('--save_every', type=int, default=1000)
+    add('--num_workers', type=int, default=2, help='processes that make batches; 0 = none')
+    add('--crop_scale', type=float, default=1.0, help='smallest random crop, in shorter sides of the picture')
+    options.add_flag(parser, '--distributed', 'one process of several started by msrun')
+    add('--amp_level', choices=('O0', 'O1', 'O2', 'O3'), default='O0')
+    options.add_flag(parser, '--recompute', 'recompute activations in the backward pass: less memory, more time')
+    args = parser.parse_args(argv)
+    positive(args, 'image_size', 'prior_size', 'prior_random_degree', 'max_iteration', 'batch_size', 'base_channels',
+             'residual_blocks', 'val_every', 'log_every', 'save_every')
+    positive(args, 'num_workers', 'seed', 'l1_loss_weight', 'style_loss_weight', 'content_loss_weight',
+             'inpaint_adv_loss_weight', least=0)
+    require(args.lr > 0 and args.D2G_lr > 0, '--lr and --D2G_lr must be above 0')
+    require(0 <= args.beta1 < 1 and 0 <= args.beta2 < 1, '--beta1 and --beta2 must be at least 0 and below 1')
+    require(0 < args.crop_scale <= 1, f'--crop_scale {args.crop_scale}: must be above 0 and at most 1')
+    require(args.image_size % 4 == 0 and args.image_size >= 32, f'--image_size {args.image_size}: must be a multiple '
+                                                                'of 4 and at least 32')
+    require(args.mask_type == dataset.BLOCK or bool(args.mask), f'--mask: needed for --mask_type {args.mask_type} '
+                                                                '(make some: python mask/generate.py)')
+    require(not args.val_mask or bool(args.val_path), '--val_mask: needs --val_path')
+    require(args.mode == TRAIN or bool(args.ckpt_path), '--ckpt_path: needed for --mode 2')
+    return args
+
+
+def find_checkpoints(folder: str) -> tuple[Path, Path]:
+    """Generator and discriminator in a folder: the latest with their state, else the plain names, _best, _latest."""
+    place = Path(folder)
+    require(place.is_dir(), f'--ckpt_path {folder}: no such folder (it must hold {GEN}.ckpt and {DIS}.ckpt)')
+    endings = ['', '_best', '_latest']
+    if (place / training.state_name(GEN)).is_file():
+        endings.insert(0, '_latest')
+    for ending in endings:
+        pair = place / f'{GEN}{ending}.ckpt', place / f'{DIS}{ending}.ckpt'
+        if all(path.is_file() for path in pair):
+            return pair
+    raise UserError(f'--ckpt_path {folder}: holds no pair {GEN}.ckpt, {DIS}.ckpt (nor _best, _latest)')
+
+
+def source_of(args: Any, centres: np.ndarray, folder: Path, input_path: str, input_option: str, mask_path: str,
+              mask_option: str, mask_type: int, prior: str, cache: str | None = None) -> dataset.Source:
+    """Listings and pairs of images, masks and priors."""
+    pictures = pairs.listing(input_path, input_option, cache=folder / cache if cache else None, unique=False)
+    mask_files, numbers = None, None
+    if mask_type in (dataset.RANDOM_FILE, dataset.PAIRED_FILE):
+        mask_files = pairs.listing(mask_path, mask_option, unique=False)
+        if mask_type == dataset.PAIRED_FILE:
+            numbers = pairs.masks_for(pictures, mask_files)
+    priors = None
+    if prior:
+        folders = pairs.condition_folders(prior, '--prior')
+        priors = []
+        for i in range(len(pictures)):
+            own = [path for place in folders if (path := place / f'{pictures.id(i)}.png').is_file()]
+            require(bool(own), f'--prior {prior}: has no prior of {pictures.path(i)} ({pictures.id(i)}.png)')
+            priors.append(own)
+    return dataset.Source(pictures, mask_type, mask_files, numbers, priors, centres, args.image_size, args.prior_size,
+                          args.prior_random_degree, args.use_degradation_2)
+
+
+def validation_source(args: Any, centres: np.ndarray, folder: Path) -> dataset.Source | None:
+    """The held-back part: --val_path, or --input itself for --mode 2."""
+    if args.val_path and args.val_mask:
+        return source_of(args, centres, folder, args.val_path, '--val_path', args.val_mask, '--val_mask',
+                         dataset.PAIRED_FILE, '')
+    if args.val_path:
+        return source_of(args, centres, folder, args.val_path, '--val_path', '', '', dataset.STROKES, '')
+    if args.mode == TEST:
+        return source_of(args, centres, folder, args.input, '--input', args.mask, '--mask', args.mask_type, args.prior)
+    return None
+
+
+def main(argv: list[str]) -> int:
+    args = arguments(argv)
+    rank, ranks = device.rank() if args.distributed else (0, 1)
+    folder = files.output_folder(args.save_path, '--save_path')
+    centres = palette.load(palette.find_for_training(args.kmeans))
+    shape = architecture.Architecture(args.residual_blocks, args.base_channels, args.padding or 'symmetric')
+    given = state = None
+    if args.ckpt_path:
+        paths = find_checkpoints(args.ckpt_path)
+        given = [checkpoint.read(path, '--ckpt_path').expect(kind, '--ckpt_path')
+                 for path, kind in zip(paths, ('Generator', 'Discriminator'), strict=True)]
+        checkpoint.check(given[0], shape.shapes())
+        checkpoint.check(given[1], architecture.DISCRIMINATOR)
+        shape = architecture.of(given[0], args.padding)
+        state = training.find_state(paths[0]) if args.mode == TRAIN else None
+        steps = [one.record.get('step') for one in given]
+        require(state is not None or steps[0] == steps[1], f'--ckpt_path {args.ckpt_path}: the generator is of step '
+                f'{steps[0]}, the discriminator of step {steps[1]}; bring two of one step together')
+    vgg_checkpoint = None
+    if args.mode == TRAIN and (args.content_loss_weight > 0 or args.style_loss_weight > 0):
+        vgg_checkpoint = vgg_file.find(args.vgg_path)
+    held_back = validation_source(args, centres, folder)
+    feeder = order = None
+    if args.mode == TRAIN:
+        source = source_of(args, centres, folder, args.input, '--input', args.mask, '--mask', args.mask_type,
+                           args.prior, f'files-{rank}.npz')
+        order = training.Order(len(source.pictures), args.batch_size, args.seed, rank, ranks)
+        first_step = state.record['progress']['step'] if state is not None else 0
+        require(first_step < args.max_iteration, f'--ckpt_path {args.ckpt_path}: already has the {first_step} of '
+                f'{args.max_iteration} steps; raise --max_iteration')
+        feeder = training.Feeder(dataset.TrainingBatches(source, order, args.crop_scale), args.num_workers,
+                                 first_step, args.max_iteration)
+    try:
+        return _work(args, folder, centres, shape, given, state, vgg_checkpoint, order, feeder, held_back)
+    finally:
+        if feeder is not None:
+            feeder.close()
+
+
+def _work(args: Any, folder: Path, centres: np.ndarray, shape: architecture.Architecture,
+          given: list[checkpoint.Checkpoint] | None, state: checkpoint.Checkpoint | None,
+          vgg_checkpoint: checkpoint.Checkpoint | None, order: training.Order | None,
+          feeder: training.Feeder | None, held_back: dataset.Source | None) -> int:
+    device.start(args.device_target, args.device_id, args.distributed)
+    from Guided_Upsample.models import networks
+    from Guided_Upsample.models.paint import Painter
+
+    rng = np.random.default_rng([args.seed, 0])
+    generator = networks.Generator(shape.residual_blocks, shape.base_channels, shape.padding, rng=rng)
+    discriminator = networks.Discriminator(3, rng=rng)
+    painter = Painter(generator, args.batch_size)
+
+    def validate(step: int) -> tuple[float, dict[str, float]]:
+        means, sheet = score(held_back, painter, args.batch_size)
+        if device.is_writer():
+            images.write_png(folder / f'sample_{step:07d}.png', sheet)
+        return -means['psnr'], {f'val_{k}': v for k, v in means.items()}
+
+    if args.mode == TEST:
+        checkpoint.load_into(generator, given[0])
+        means, sheet = score(held_back, painter, args.batch_size)
+        images.write_png(folder / 'sample_test.png', sheet)
+        print(f'PSNR: {means["psnr"]:.6f}, MAE: {means["mae"]:.9g}, SSIM: {means["ssim"]:.6f}')
+        return 0
+
+    from Guided_Upsample.models.step import TrainStep
+    vgg = vgg_file.load(vgg_checkpoint) if vgg_checkpoint is not None else None
+    step = TrainStep(generator, discriminator, vgg, args)
+    settings = training.settings_of(args, _COURSE_FREE) | {'total_batch': order.pictures_per_step,
+                                                           'pictures': order.n_pictures}
+    keeper = training.Keeper(folder, {
+        GEN: training.Network(generator, step.gen_optimizer, {'network': 'Generator',
+                                                              'architecture': shape.record()}),
+        DIS: training.Network(discriminator, step.dis_optimizer, {'network': 'Discriminator'})},
+        settings, centres, step.extra())
+    progress = training.Progress()
+    if state is not None:
+        training.say_changes(state.record['settings'], settings)
+        progress = keeper.restore(state)
+        training.say(f'resuming at step {progress.step} of {args.max_iteration}')
+    elif given is not None:
+        checkpoint.load_into(generator, given[0])
+        checkpoint.load_into(discriminator, given[1])
+        training.say(f'{given[0].path}: weights only, from step 0 (no training state beside it)')
+
+    def take_step(_: int, arrays: tuple[np.ndarray, ...]) -> dict[str, float]:
+        inputs = dataset.as_network_input(*arrays)
+        figures, output = step(*inputs)
+        result = output * inputs[2] + inputs[0] * (1.0 - inputs[2])
+        pairs_ = list(zip(result, inputs[0], strict=True))
+        return figures | {'psnr': float(np.mean([min(metrics.psnr(*p), 100.0) for p in pairs_])),
+                          'mae': float(np.mean([metrics.mae(*p) for p in pairs_]))}
+
+    def console(epoch: int, within: int, means: dict[str, float]) -> str:
+        return (f'Epoch: [{epoch + 1}], step: [{within} / {order.steps_per_epoch}], psnr: {means["psnr"]:.6f}, '
+                f'mae: {means["mae"]:.8f}')
+
+    plan = training.Plan(args.max_iteration, args.log_every, args.save_every, args.val_every, console, ('psnr', -1.0))
+    return training.fit(plan, order, feeder, take_step, keeper, progress, validate if held_back else None)
+
+
+def score(source: dataset.Source, painter: Any, batch_size: int) -> tuple[dict[str, float], np.ndarray]:
+    """Mean PSNR, MAE and SSIM over a held-back part, always with the same masks, and a sheet of its first pictures."""
+    scores, rows = [], []
+    for start in range(0, len(source.pictures), batch_size):
+        numbers = range(start, min(start + batch_size, len(source.pictures)))
+        examples = [source.example(i, np.random.default_rng([i, 3]), 1.0, False, []) for i in numbers]
+        stacked = [np.stack(part) for part in zip(*examples, strict=True)]
+        results = painter(*stacked)
+        for image, prior, hole, result in zip(*stacked, results, strict=True):
+            scores.append(metrics.all_of(result, image / np.float32(255), hole))
+            if len(rows) < _SHEET_ROWS:
+                masked = np.where(hole[..., None], np.uint8(255), image)
+                rows.append([image, masked, prior, (result * 255).astype(np.uint8)])
+    means = {k: float(np.mean([min(s[k], 100.0) for s in scores])) for k in ('psnr', 'mae', 'ssim')}
+    return means, report.sheet(rows, ['original', 'masked', 'prior', 'result'])
+
+
+if __name__ == '__main__':
+    sys.exit(run(main))

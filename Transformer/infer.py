@@ -1,0 +1,254 @@
+"""Stage 1: sample appearance priors for the holes of pictures.
+
+``python Transformer/infer.py --ckpt_path ckpts_ICT/demo/Transformer.ckpt --image_url photos --mask_url masks
+--save_url priors`` writes ``priors/condition_1/<id>.png`` ... and ``priors/manifest.json``.
+"""
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np  # noqa: E402
+from PIL import Image  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from ict import checkpoint, device, files, geometry, images, inputs, manifest, options, palette  # noqa: E402
+from ict.errors import UserError, note, run  # noqa: E402
+from ict.options import positive, require  # noqa: E402
+from Transformer.datasets.dataset import published_view  # noqa: E402
+from Transformer.models import architecture, sampling  # noqa: E402
+
+TOP_K, TEMPERATURE = 40, 1.0
+RECOMMENDED_STEPS = 16
+LIKELIHOOD = 'log_likelihood'
+
+
+def arguments(argv: list[str]) -> Any:
+    parser = options.Parser(prog='Transformer/infer.py', description='Sample appearance priors (stage 1).')
+    add = parser.add_argument
+    add('--ckpt_path', required=True, help='transformer checkpoint; it tells the architecture')
+    add('--image_url', required=True, help='images: folder (searched recursively), file, or list of paths')
+    add('--mask_url', required=True, help='masks likewise, white = hole; a single file serves all images')
+    add('--save_url', default='./', help='where condition_1 ... and manifest.json go')
+    options.add_device(parser)
+    add_sampling(parser)
+    add('--condition_num', type=int, default=1, help='samples an image')
+    add('--n_layer', type=int, default=None, help='(read from the checkpoint)')
+    add('--n_embd', type=int, default=None, help='(read from the checkpoint)')
+    options.add_flag(parser, '--use_ImageFolder', 'accepted: folders are searched recursively anyway')
+    inputs.add_options(parser)
+    options.add_flag(parser, '--distributed', 'one process of several started by msrun, which share the images')
+    args = parser.parse_args(argv)
+    positive(args, 'condition_num', 'n_layer', 'n_embd')
+    check_sampling(args)
+    return args
+
+
+def add_sampling(parser: Any) -> None:
+    """The options of stage 1's model and sampling."""
+    add = parser.add_argument
+    add('--top_k', type=int, default=None, help=f"draw among so many likeliest colours (default: the checkpoint's, "
+                                                f'else {TOP_K})')
+    add('--temperature', type=float, default=None, help=f"flatter above 1, sharper below (default: the checkpoint's, "
+                                                        f'else {TEMPERATURE})')
+    add('--prior_size', type=int, default=None, help='(read from the checkpoint)')
+    add('--n_head', type=int, default=None, help='(read from the checkpoint where it is recorded, else 8)')
+    options.add_flag(parser, '--GELU_2', '(read from the checkpoint where it is recorded)', default=None)
+    add('--kmeans', default='', help="palette of a checkpoint that doesn't carry its own (published ones)")
+    add('--seed', type=int, default=0)
+    add('--sample_steps', type=int, default=0,
+        help=f'forward passes an image; 0: one a missing token, as published; {RECOMMENDED_STEPS} is recommended')
+    add('--schedule', choices=sampling.SCHEDULES, default=None,
+        help='which tokens a pass fills (default: raster with --sample_steps 0, else halton)')
+    add('--step_schedule', choices=sampling.STEP_SCHEDULES, default='cosine', help='how many tokens a pass fills')
+    options.add_flag(parser, '--deterministic', 'the mean colour that the model expects instead of a sample')
+    add('--batch_size', type=int, default=1, help='images x samples in one forward pass; changes no result')
+    add('--amp_level', choices=('O0', 'O2', 'O3'), default='O0', help='O2, O3: float16 on a GPU')
+
+
+def check_sampling(args: Any) -> None:
+    """Raises a UserError for values out of range."""
+    positive(args, 'top_k', 'prior_size', 'n_head', 'batch_size')
+    positive(args, 'sample_steps', 'seed', least=0)
+    require(args.temperature is None or args.temperature > 0, f'--temperature {args.temperature}: must be above 0')
+
+
+def settings_of(args: Any, found: checkpoint.Checkpoint) -> sampling.Settings:
+    """Sampling settings from the options, else the checkpoint's record, else the published ones."""
+    own = found.record.get('sampling', {})
+    return sampling.Settings(
+        top_k=args.top_k or own.get('top_k', TOP_K),
+        temperature=args.temperature or own.get('temperature', TEMPERATURE),
+        sample_steps=args.sample_steps, schedule=args.schedule or ('halton' if args.sample_steps else 'raster'),
+        step_schedule=args.step_schedule, deterministic=args.deterministic)
+
+
+def palette_of(found: checkpoint.Checkpoint, kmeans: str, vocab_size: int) -> np.ndarray:
+    """The colours that the checkpoint's tokens mean: its own, else --kmeans.
+
+    Raises:
+        UserError: neither is there, they differ, or they don't fit the vocabulary.
+    """
+    given = palette.load(kmeans) if kmeans else None
+    if found.palette is not None and given is not None:
+        require(palette.digest(given) == palette.digest(found.palette),
+                f'--kmeans {kmeans}: not the palette that {found.path} carries; leave the flag out')
+    colours = found.palette if found.palette is not None else given
+    if colours is None:
+        raise UserError(f'--kmeans: {found.path} carries no palette; give the kmeans_centers.npy that it was trained '
+                        f'with (another one gives wrong colours)')
+    require(len(colours) == vocab_size, f'{found.path}: has {vocab_size} tokens, its palette {len(colours)} colours')
+    return colours
+
+
+def check(args: Any) -> tuple[Any, ...]:
+    """Everything that can be wrong with options and files, before MindSpore is imported."""
+    found = checkpoint.read(args.ckpt_path, '--ckpt_path').expect('Transformer', '--ckpt_path')
+    flags = {name: getattr(args, name) for name in ('n_layer', 'n_embd', 'n_head', 'prior_size', 'GELU_2')}
+    shape = architecture.of(found, flags)
+    checkpoint.check(found, shape.shapes())
+    colours = palette_of(found, args.kmeans, shape.vocab_size)
+    folder = files.output_folder(args.save_url, '--save_url')
+    view = inputs.View.of(args)
+    work = inputs.find(args.image_url, '--image_url', args.mask_url, '--mask_url', args.max_pixels, folder)
+    return found, shape, colours, folder, view, work
+
+
+def prior_path(folder: Path, condition: int, picture: str) -> Path:
+    """Where sample ``condition`` (from 1) of a picture goes."""
+    return folder / f'condition_{condition}' / f'{picture}.png'
+
+
+def prepare(work: inputs.Inputs, i: int, view: inputs.View, prior_size: int,
+            quantise: palette.Quantiser) -> tuple[np.ndarray, np.ndarray]:
+    """tokens (T,) int32 and hole (T,) bool of a picture."""
+    picture, grey = work.read(i, view)
+    if view.mask_mode == 'published':
+        small, hole = published_view(picture.rgb, grey, view.geometry, prior_size)
+    else:
+        frame, full = geometry.hole_in(grey, *picture.rgb.shape[:2], view.geometry)
+        small, hole = geometry.sealed(geometry.cut(picture.rgb, frame), full, prior_size, Image.BILINEAR)
+    return quantise(small).reshape(-1), hole.reshape(-1)
+
+
+def write_prior(path: Path, tokens: np.ndarray, sample: sampling.Sample, hole: np.ndarray, colours: np.ndarray,
+                prior_size: int) -> None:
+    """A prior as PNG in palette colours (in expected colours in the hole, when the sample has them)."""
+    pixels = colours[sample.tokens]
+    if sample.expected is not None:
+        pixels = np.where(hole[:, None], np.rint(sample.expected), pixels).astype(np.uint8)
+    images.write_png(path, pixels.reshape(prior_size, prior_size, 3), text={LIKELIHOOD: repr(sample.log_likelihood)})
+
+
+def main(argv: list[str]) -> int:
+    args = arguments(argv)
+    found, shape, colours, folder, view, work = check(args)
+    settings = settings_of(args, found)
+    record = manifest.Manifest(folder, manifest.STAGE_1, {
+        'checkpoint': found.digest(), 'palette': palette.digest(colours), 'seed': args.seed, **vars(view),
+        **vars(settings), 'prior_size': shape.prior_size, 'n_head': shape.n_head, 'GELU_2': shape.GELU_2,
+        'amp_level': args.amp_level}, lambda: next(folder.glob('condition_*/**/*.png'), None), args.overwrite)
+    rank, ranks = device.rank() if args.distributed else (0, 1)
+    todo = plan(work, record, folder, args, rank, ranks)
+    if rank == 0:
+        record.write()
+    outcome = inputs.Outcome(len(work))
+    try:
+        if todo:
+            _sample(args, found, shape, colours, folder, view, work, settings, todo, outcome)
+    finally:
+        device.wait_for_all(args.distributed)
+        if rank == 0:
+            for i in range(len(work)):
+                collect_likelihoods(record, folder, work.id(i), args.condition_num)
+            record.write()
+    status = outcome.status()
+    if status != 2 and rank == 0:
+        print(f'{len(work) - len(outcome.failures)} pictures with {args.condition_num} prior(s) each in {folder}')
+    return device.worst_status(status, args.distributed)
+
+
+def plan(work: inputs.Inputs, record: manifest.Manifest, folder: Path, args: Any, rank: int,
+         ranks: int) -> list[tuple[int, int]]:
+    """(picture, sample from 1) still to be made by this rank; results of changed pictures are removed."""
+    todo = []
+    for i in range(len(work)):
+        sources = work.sources(i)
+        keep = not args.overwrite and record.unchanged(work.id(i), sources)
+        if not keep and rank == 0:
+            for old in folder.glob('condition_*'):
+                (old / f'{work.id(i)}.png').unlink(missing_ok=True)
+        record.set(work.id(i), sources)
+        if i % ranks == rank:
+            todo += [(i, k) for k in range(1, args.condition_num + 1)
+                     if not (keep and prior_path(folder, k, work.id(i)).is_file())]
+    kept = len(work) * args.condition_num - len(todo)
+    if kept and ranks == 1:
+        note(f'{kept} finished priors are kept')
+    return todo
+
+
+def _sample(args: Any, found: checkpoint.Checkpoint, shape: architecture.Architecture, colours: np.ndarray,
+            folder: Path, view: inputs.View, work: inputs.Inputs, settings: sampling.Settings,
+            todo: list[tuple[int, int]], outcome: inputs.Outcome) -> None:
+    device.start(args.device_target, args.device_id, args.distributed)
+    from Transformer.models import predict
+
+    quantise = palette.Quantiser(colours)
+    model = predict.Predictor(predict.load(found, shape), args.batch_size, shape.prior_size ** 2, args.amp_level)
+    sampler = sampling.Sampler(model, shape.prior_size, settings, quantise.colours)
+    writes = device.is_writer()
+    with tqdm(total=len(todo), desc='priors', unit='prior', disable=None if writes else True) as bar, \
+            tqdm(desc='tokens', unit='pass', leave=False, disable=None if writes else True) as inner:
+
+        def on_pass(done: int, total: int) -> None:
+            inner.total, inner.n = total, done
+            inner.refresh()
+
+        for batch in _batches(work, view, shape.prior_size, quantise, todo, args.batch_size, outcome, bar):
+            places, tokens, holes = zip(*batch, strict=True)
+            rngs = [sampling.generator_of(args.seed, work.id(i), k) for i, k in places]
+            samples = sampler(np.stack(tokens), np.stack(holes), rngs, on_pass)
+            for (i, k), row, hole, sample in zip(places, tokens, holes, samples, strict=True):
+                write_prior(prior_path(folder, k, work.id(i)), row, sample, hole, quantise.colours, shape.prior_size)
+                bar.update()
+
+
+def _batches(work: inputs.Inputs, view: inputs.View, prior_size: int, quantise: palette.Quantiser,
+             todo: list[tuple[int, int]], batch_size: int, outcome: inputs.Outcome, bar: tqdm) -> Any:
+    """Lists of up to ``batch_size`` ((picture, sample), tokens, hole); pictures are read once, when they are due."""
+    batch, last, prepared = [], None, None
+    for i, k in todo:
+        if i != last:
+            try:
+                last, prepared = i, prepare(work, i, view, prior_size, quantise)
+            except UserError as error:
+                last, prepared = i, None
+                outcome.fail(work.id(i), error)
+        if prepared is None:
+            bar.update()
+            continue
+        batch.append(((i, k), *prepared))
+        if len(batch) == batch_size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def collect_likelihoods(record: manifest.Manifest, folder: Path, picture: str, condition_num: int) -> None:
+    """Put the log-likelihoods that the prior files carry into the manifest."""
+    found = {}
+    for k in range(1, condition_num + 1):
+        path = prior_path(folder, k, picture)
+        if path.is_file() and (text := images.png_text(path).get(LIKELIHOOD)) is not None:
+            found[str(k)] = float(text)
+    entry = record.pictures[picture]
+    entry[LIKELIHOOD] = {**entry.get(LIKELIHOOD, {}), **found}
+
+
+if __name__ == '__main__':
+    sys.exit(run(main))

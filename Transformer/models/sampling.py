@@ -1,0 +1,221 @@
+"""Filling the missing tokens (paper, section 3.1), over a plain callable; NumPy only.
+
+The faithful sampler fills one token a forward pass in raster order. Fewer passes fill several tokens each, in an
+order that spreads them over the hole (``halton``) or takes the surest first (``confidence``, after MaskGIT).
+Each position has its own random number, drawn from (seed, image, sample) before anything else: which tokens share a
+pass, a batch or a process changes nothing.
+"""
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+SCHEDULES = ('raster', 'halton', 'confidence')
+STEP_SCHEDULES = ('cosine', 'linear')
+
+# (tokens (B, T) int32, mask (B, T) float32 1 = missing, positions (B, P) int32) -> logits (B, P, V) float32
+LogitsAt = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to sample.
+
+    Attributes:
+        top_k: only so many most likely tokens can be drawn.
+        temperature: logits are divided by it.
+        sample_steps: forward passes a picture; 0 = one for each missing token.
+        schedule: which tokens a pass fills: one of SCHEDULES.
+        step_schedule: how many: 'cosine' few at first and more later, 'linear' always the same number.
+        deterministic: no sampling: the prior is the mean colour that the model expects.
+    """
+
+    top_k: int = 40
+    temperature: float = 1.0
+    sample_steps: int = 0
+    schedule: str = 'raster'
+    step_schedule: str = 'cosine'
+    deterministic: bool = False
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One completed picture.
+
+    Attributes:
+        tokens: (T,) int32.
+        log_likelihood: sum over the hole of the log probability of each token when it was filled, under the model
+            itself (temperature 1, all tokens); 0 for an empty hole.
+        expected: with ``deterministic``, the mean colour at each position of the hole, (T, 3) float64 levels.
+    """
+
+    tokens: np.ndarray
+    log_likelihood: float
+    expected: np.ndarray | None = None
+
+
+def generator_of(seed: int, image_id: str, sample_number: int) -> np.random.Generator:
+    """The random generator of one sample of one picture."""
+    digest = hashlib.sha256(f'{seed}/{sample_number}/{image_id}'.encode('utf-8', 'surrogateescape')).digest()
+    return np.random.default_rng(np.frombuffer(digest, np.uint32))
+
+
+def halton_order(prior_size: int) -> np.ndarray:
+    """All positions of the grid in the order of the 2-D Halton sequence (bases 2 and 3): (T,) int64."""
+    wanted = prior_size ** 2
+    seen = np.zeros(wanted, bool)
+    order: list[int] = []
+    first = 1
+    while len(order) < wanted:
+        index = np.arange(first, first + 4 * wanted)
+        rows = (_radical_inverse(index, 2) * prior_size).astype(np.int64)
+        columns = (_radical_inverse(index, 3) * prior_size).astype(np.int64)
+        for cell in (rows * prior_size + columns).tolist():
+            if not seen[cell]:
+                seen[cell] = True
+                order.append(cell)
+        first += 4 * wanted
+    return np.array(order)
+
+
+def _radical_inverse(index: np.ndarray, base: int) -> np.ndarray:
+    """Digits of ``index`` mirrored at the point: low-discrepancy numbers in [0, 1)."""
+    result, scale = np.zeros(len(index)), 1.0
+    index = index.copy()
+    while index.any():
+        scale /= base
+        result += scale * (index % base)
+        index //= base
+    return result
+
+
+def step_ends(n_missing: int, n_steps: int, step_schedule: str) -> np.ndarray:
+    """How many tokens are filled after each pass: increasing, the last is ``n_missing``; at least one a pass."""
+    n_steps = min(n_steps, n_missing)
+    passed = np.arange(1, n_steps + 1) / max(1, n_steps)
+    share = passed if step_schedule == 'linear' else 1.0 - np.cos(0.5 * np.pi * passed)
+    ends = np.rint(n_missing * share).astype(np.int64)
+    for i in range(n_steps):
+        ends[i] = min(max(ends[i], (ends[i - 1] if i else 0) + 1), n_missing - (n_steps - 1 - i))
+    return ends
+
+
+def most_at_once(positions: int, settings: Settings) -> int:
+    """The largest number of positions that a pass reads, whatever the hole: the shape to compile for."""
+    if settings.schedule == 'confidence' or settings.deterministic:
+        return positions
+    if settings.sample_steps == 0 or settings.sample_steps >= positions:
+        return 1
+    most = 1
+    for missing in range(settings.sample_steps, positions + 1):
+        most = max(most, int(np.diff(step_ends(missing, settings.sample_steps, settings.step_schedule),
+                                     prepend=0).max()))
+    return most
+
+
+def draw(logits: np.ndarray, uniform: np.ndarray, top_k: int, temperature: float) -> np.ndarray:
+    """Tokens (...) int32 by inversion of the top-k distribution: logits (..., V), uniform (...) in [0, 1).
+
+    Among equal logits the lower token counts as the likelier.
+    """
+    top_k = min(top_k, logits.shape[-1])
+    best = np.argsort(-logits, axis=-1, kind='stable')[..., :top_k]  # (..., K)
+    chosen = np.take_along_axis(logits, best, -1).astype(np.float64) / temperature
+    weight = np.exp(chosen - chosen[..., :1])
+    total = np.cumsum(weight, -1)
+    place = (total <= (uniform * total[..., -1])[..., None]).sum(-1)
+    return np.take_along_axis(best, np.minimum(place, top_k - 1)[..., None], -1)[..., 0].astype(np.int32)
+
+
+def log_probability(logits: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """log softmax at ``tokens``: (..., V), (...) -> (...) float64."""
+    logits = logits.astype(np.float64)
+    high = logits.max(-1)
+    total = high + np.log(np.exp(logits - high[..., None]).sum(-1))
+    return np.take_along_axis(logits, tokens[..., None], -1)[..., 0] - total
+
+
+class Sampler:
+    """Fills batches of pictures with holes of different sizes.
+
+    Args:
+        logits_at: the model.
+        prior_size: side of the grid.
+        settings: how.
+        colours: palette levels (V, 3), for the deterministic mode.
+    """
+
+    def __init__(self, logits_at: LogitsAt, prior_size: int, settings: Settings,
+                 colours: np.ndarray | None = None) -> None:
+        self.logits_at, self.settings, self.colours = logits_at, settings, colours
+        self.positions = prior_size ** 2
+        self.read_at_once = most_at_once(self.positions, settings)
+        self.full_order = halton_order(prior_size) if settings.schedule == 'halton' else np.arange(self.positions)
+
+    def __call__(self, tokens: np.ndarray, holes: np.ndarray, rngs: Sequence[np.random.Generator],
+                 on_pass: Callable[[int, int], None] = lambda done, total: None) -> list[Sample]:
+        """tokens (B, T) int32, holes (B, T) bool, a generator for each row -> a sample for each row.
+
+        Args:
+            on_pass: called with (passes done, passes in all) after every forward pass.
+        """
+        settings = self.settings
+        tokens = tokens.astype(np.int32)  # a copy: inputs stay as they are
+        missing = holes.copy()
+        tokens[missing] = 0
+        uniform = np.stack([rng.random(self.positions) for rng in rngs])  # (B, T)
+        if settings.deterministic:
+            return self._expect(tokens, missing, on_pass)
+        counts = holes.sum(1)
+        ends = [step_ends(int(n), settings.sample_steps or int(n), settings.step_schedule) for n in counts]
+        passes = max((len(e) for e in ends), default=0)
+        score = np.zeros(len(tokens))
+        orders = [self.full_order[hole[self.full_order]] for hole in holes]
+        if settings.schedule == 'confidence':
+            gumbel = -np.log(-np.log(np.stack([rng.uniform(1e-12, 1.0, self.positions) for rng in rngs])))
+        for step in range(passes):
+            due = [slice(e[step - 1] if step else 0, e[step]) if step < len(e) else slice(0, 0) for e in ends]
+            if settings.schedule == 'confidence':
+                where = np.broadcast_to(np.arange(self.positions, dtype=np.int32), tokens.shape)
+            else:
+                where = np.zeros((len(tokens), self.read_at_once), np.int32)
+                for b, part in enumerate(due):
+                    now = orders[b][part]
+                    where[b, :len(now)] = now
+            logits = self.logits_at(tokens, missing.astype(np.float32), np.ascontiguousarray(where))  # (B, P, V)
+            for b, part in enumerate(due):
+                amount = part.stop - part.start
+                if amount == 0:
+                    continue
+                if settings.schedule == 'confidence':
+                    open_ = np.flatnonzero(missing[b])
+                    drawn = draw(logits[b, open_], uniform[b, open_], settings.top_k, settings.temperature)
+                    sure = log_probability(logits[b, open_], drawn)
+                    left = 1.0 - (step + 1) / len(ends[b])
+                    keep = np.argsort(-(sure + settings.temperature * left * gumbel[b, open_]), kind='stable')[:amount]
+                    now, drawn, sure = open_[keep], drawn[keep], sure[keep]
+                else:
+                    now = orders[b][part]
+                    drawn = draw(logits[b, :amount], uniform[b, now], settings.top_k, settings.temperature)
+                    sure = log_probability(logits[b, :amount], drawn)
+                tokens[b, now] = drawn
+                missing[b, now] = False
+                score[b] += sure.sum()
+            on_pass(step + 1, passes)
+        return [Sample(t, float(s)) for t, s in zip(tokens, score, strict=True)]
+
+    def _expect(self, tokens: np.ndarray, missing: np.ndarray, on_pass: Callable[[int, int], None]) -> list[Sample]:
+        """One pass: the mean colour at every missing position, and the palette colour nearest to it as the token."""
+        where = np.broadcast_to(np.arange(self.positions, dtype=np.int32), tokens.shape)
+        logits = self.logits_at(tokens, missing.astype(np.float32), np.ascontiguousarray(where)).astype(np.float64)
+        weight = np.exp(logits - logits.max(-1, keepdims=True))
+        weight /= weight.sum(-1, keepdims=True)
+        expected = weight @ self.colours.astype(np.float64)  # (B, T, 3)
+        nearest = ((expected[:, :, None] - self.colours.astype(np.float64)) ** 2).sum(-1).argmin(-1)
+        tokens = np.where(missing, nearest, tokens).astype(np.int32)
+        sure = log_probability(logits, tokens)
+        on_pass(1, 1)
+        return [Sample(t, float(s[m].sum()), e) for t, s, m, e in zip(tokens, sure, missing, expected, strict=True)]

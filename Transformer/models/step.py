@@ -1,0 +1,73 @@
+"""One optimizer step of stage 1, and its validation loss."""
+from __future__ import annotations
+
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import nn, ops
+
+from ict import optimizers
+from Transformer.models.loss import masked_cross_entropy
+from Transformer.models.networks import GPT
+
+
+def is_decayed(name: str) -> bool:
+    """Weight decay is for matrices only: not for biases, norms and embeddings."""
+    return name.endswith('.weight')
+
+
+class TrainStep:
+    """Forward, backward, reduction over ranks, clipping, decoupled decay and Adam as one compiled function."""
+
+    def __init__(self, net: GPT, args: Any) -> None:
+        if args.recompute:
+            for block in net.blocks:
+                block.recompute()
+        net.set_train(True)
+        self.net = optimizers.mixed_precision(net, args.amp_level)
+        self.scaler = optimizers.loss_scaler(args.amp_level)
+        self.optimizer = nn.Adam(net.trainable_params(), learning_rate=args.learning_rate, beta1=args.beta1,
+                                 beta2=args.beta2, eps=1e-8, use_nesterov=False, weight_decay=0.0, loss_scale=1.0)
+        update = optimizers.Update(self.optimizer, args.clip_norm, args.weight_decay, is_decayed, args.distributed,
+                                   self.scaler)
+        forward_net, scaler, per_masked_token = self.net, self.scaler, bool(args.dynamic_weight)
+
+        def forward(tokens: ms.Tensor, masks: ms.Tensor) -> tuple[ms.Tensor, ms.Tensor, ms.Tensor]:
+            logits = ops.cast(forward_net(tokens, masks), ms.float32)  # (B, T, V)
+            total, parts = masked_cross_entropy(logits, tokens, masks, per_masked_token)
+            return optimizers.scaled(scaler, total), total, parts['nll']
+
+        # Gradient boundary: everything inside ``forward`` is differentiated, with respect to the GPT alone.
+        gradients_of = ms.value_and_grad(forward, None, self.optimizer.parameters, has_aux=True)
+
+        @ms.jit
+        def step(tokens: ms.Tensor, masks: ms.Tensor, rate: ms.Tensor) -> tuple[ms.Tensor, ...]:
+            (_, loss, nll), gradients = gradients_of(tokens, masks)
+            norm = update(gradients, rate)
+            return loss, nll, norm
+
+        self.step = step
+
+    def __call__(self, tokens: np.ndarray, masks: np.ndarray, rate: float) -> dict[str, float]:
+        """tokens (B, T) int32, masks (B, T) float32 -> loss, nll per missing token, norm of the gradients."""
+        loss, nll, norm = self.step(ms.Tensor(tokens), ms.Tensor(masks), ms.Tensor(rate, ms.float32))
+        return {'loss': float(loss), 'nll': float(nll), 'grad_norm': float(norm)}
+
+    def extra(self) -> dict[str, ms.Parameter]:
+        """Further state that a resume needs."""
+        return optimizers.scaler_state(self.scaler)
+
+
+def mean_nll(net: GPT, tokens: np.ndarray, masks: np.ndarray, batch_size: int) -> float:
+    """Mean cross entropy per missing token over a set: tokens (N, T) int32, masks (N, T) float32."""
+    net.set_train(False)
+    total = 0.0
+    for start in range(0, len(tokens), batch_size):
+        part = np.arange(start, start + batch_size) % len(tokens)  # the last batch is filled up and cut
+        logits = net(ms.Tensor(tokens[part]), ms.Tensor(masks[part])).asnumpy().astype(np.float64)  # (B, T, V)
+        logits -= logits.max(-1, keepdims=True)
+        nll = np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, tokens[part, :, None], -1)[..., 0]
+        total += float((nll * masks[part])[:len(tokens) - start].sum())
+    net.set_train(True)
+    return total / max(1.0, float(masks.sum()))

@@ -1,0 +1,164 @@
+"""Train stage 1: the transformer that says which palette tokens are likely in a hole.
+
+``python Transformer/train.py --data_path ImageNet/train --random_stroke --GELU_2``
+"""
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np  # noqa: E402
+
+from ict import checkpoint, device, files, options, pairs, palette, training  # noqa: E402
+from ict.errors import run  # noqa: E402
+from ict.options import positive, require  # noqa: E402
+from Transformer.datasets.dataset import TrainingBatches, validation_set  # noqa: E402
+from Transformer.models import architecture  # noqa: E402
+
+NAME = 'ImageNet'
+_COURSE_FREE = ('ckpt_path', 'save_path', 'device_id', 'device_target', 'num_workers', 'log_every', 'save_every',
+                'data_path', 'mask_path', 'val_path', 'val_mask', 'kmeans', 'distributed', 'batch_size', 'recompute')
+
+
+def arguments(argv: list[str]) -> Any:
+    parser = options.Parser(prog='Transformer/train.py', description='Train the transformer (stage 1).')
+    add = parser.add_argument
+    add('--data_path', required=True, help='training images: folder, or text file with one path a line')
+    add('--mask_path', default='', help='masks to draw from (white = hole); required without --random_stroke')
+    add('--ckpt_path', default='', help='resume from this checkpoint')
+    options.add_device(parser)
+    add('--save_path', default='./checkpoint')
+    add('--batch_size', type=int, default=2, help='pictures a step and rank')
+    add('--train_epoch', type=int, default=5)
+    options.add_flag(parser, '--random_stroke', 'draw free-form masks instead of reading them')
+    options.add_flag(parser, '--use_ImageFolder', 'images lie in class sub-folders (folders are always searched)')
+    add('--prior_size', type=int, default=32)
+    add('--learning_rate', type=float, default=3e-4)
+    add('--beta1', type=float, default=0.9)
+    add('--beta2', type=float, default=0.95)
+    add('--n_layer', type=int, default=35)
+    add('--n_head', type=int, default=8)
+    add('--n_embd', type=int, default=1024)
+    options.add_flag(parser, '--GELU_2', 'x * sigmoid(1.702 x) in the MLP, as in the published models')
+    add('--kmeans', default='', help="palette (default: ./kmeans_centers.npy, else the repository's)")
+    add('--seed', type=int, default=0)
+    add('--val_path', default='', help='held-back images, scored every --val_every steps; decide "best"')
+    add('--val_mask', default='', help='their masks (default: fixed strokes)')
+    add('--val_every', type=int, default=1000)
+    add('--max_steps', type=int, default=0, help='optimizer steps in all; 0 = --train_epoch epochs')
+    add('--log_every', type=int, default=100)
+    add('--save_every', type=int, default=1000)
+    add('--num_workers', type=int, default=2, help='processes that make batches; 0 = none')
+    add('--lr_schedule', choices=('constant', 'cosine'), default='constant')
+    add('--warmup_steps', type=int, default=0)
+    add('--clip_norm', type=float, default=0.0, help='largest norm of all gradients together; 0 = off')
+    add('--weight_decay', type=float, default=0.0, help='decoupled; not for biases, norms and embeddings')
+    options.add_flag(parser, '--dynamic_weight', 'mean loss per missing token instead of over all positions')
+    add('--init', choices=('published', 'structured'), default='published',
+        help='structured: positions and colours start with their neighbourhoods; several times faster')
+    add('--crop_scale', type=float, default=1.0, help='smallest random crop, in shorter sides of the picture')
+    options.add_flag(parser, '--distributed', 'one process of several started by msrun')
+    add('--amp_level', choices=('O0', 'O1', 'O2', 'O3'), default='O0')
+    options.add_flag(parser, '--recompute', 'recompute activations in the backward pass: less memory, more time')
+    args = parser.parse_args(argv)
+    positive(args, 'batch_size', 'train_epoch', 'prior_size', 'n_layer', 'n_head', 'n_embd', 'val_every', 'log_every',
+             'save_every')
+    positive(args, 'num_workers', 'max_steps', 'warmup_steps', 'clip_norm', 'weight_decay', 'seed', least=0)
+    require(args.learning_rate > 0, f'--learning_rate {args.learning_rate}: must be above 0')
+    require(0 < args.crop_scale <= 1, f'--crop_scale {args.crop_scale}: must be above 0 and at most 1')
+    require(0 <= args.beta1 < 1 and 0 <= args.beta2 < 1, '--beta1 and --beta2 must be at least 0 and below 1')
+    require(args.n_embd % args.n_head == 0, f'--n_head {args.n_head} does not divide --n_embd {args.n_embd}')
+    require(args.random_stroke or bool(args.mask_path), '--mask_path: give masks, or --random_stroke')
+    require(not args.val_mask or bool(args.val_path), '--val_mask: needs --val_path')
+    return args
+
+
+def main(argv: list[str]) -> int:
+    args = arguments(argv)
+    rank, ranks = device.rank() if args.distributed else (0, 1)
+    folder = files.output_folder(args.save_path, '--save_path')
+    colours = palette.load(palette.find_for_training(args.kmeans))
+    given = checkpoint.read(args.ckpt_path, '--ckpt_path') if args.ckpt_path else None
+    state = None
+    shape = architecture.Architecture(args.n_layer, args.n_embd, args.n_head, args.prior_size, len(colours),
+                                      args.GELU_2)
+    if given is not None:
+        given.expect('Transformer', '--ckpt_path')
+        checkpoint.check(given, shape.shapes())
+        architecture.of(given, {'n_head': args.n_head, 'GELU_2': args.GELU_2})
+        require(given.palette is None or palette.digest(given.palette) == palette.digest(colours),
+                f'--kmeans: {args.ckpt_path} was trained with another palette than '
+                f'{palette.find_for_training(args.kmeans)}')
+        state = training.find_state(Path(args.ckpt_path))
+    pictures = pairs.listing(args.data_path, '--data_path', cache=folder / f'files-{rank}.npz', unique=False)
+    mask_files = None if args.random_stroke else pairs.listing(args.mask_path, '--mask_path', unique=False)
+    quantise = palette.Quantiser(colours)
+    order = training.Order(len(pictures), args.batch_size, args.seed, rank, ranks)
+    last_step = args.max_steps or args.train_epoch * order.steps_per_epoch
+    first_step = state.record['progress']['step'] if state is not None else 0
+    require(first_step < last_step, f'--ckpt_path {args.ckpt_path}: already has the {first_step} of {last_step} steps; '
+                                    f'raise --train_epoch or --max_steps')
+    held_back = None
+    if args.val_path:
+        held = pairs.listing(args.val_path, '--val_path', unique=False)
+        held_masks = pairs.listing(args.val_mask, '--val_mask', unique=False) if args.val_mask else None
+        numbers = pairs.masks_for(held, held_masks) if held_masks is not None else None
+        held_back = validation_set(held, held_masks, numbers, quantise, args.prior_size)
+    batches = TrainingBatches(pictures, mask_files, quantise, args.prior_size, order, args.crop_scale)
+    feeder = training.Feeder(batches, args.num_workers, first_step, last_step)
+    try:
+        return _train(args, folder, colours, shape, given, state, order, feeder, held_back, last_step)
+    finally:
+        feeder.close()
+
+
+def _train(args: Any, folder: Path, colours: np.ndarray, shape: architecture.Architecture,
+           given: checkpoint.Checkpoint | None, state: checkpoint.Checkpoint | None, order: training.Order,
+           feeder: training.Feeder, held_back: tuple[np.ndarray, np.ndarray] | None, last_step: int) -> int:
+    device.start(args.device_target, args.device_id, args.distributed)
+    from Transformer.models import networks
+    from Transformer.models.step import TrainStep, mean_nll
+
+    rng = np.random.default_rng([args.seed, 0])
+    net = networks.GPT(shape.vocab_size, shape.n_embd, shape.n_layer, shape.n_head, shape.prior_size ** 2,
+                       shape.GELU_2, rng=rng)
+    if args.init == 'structured':
+        networks.start_structured(net, colours, shape.prior_size, rng)
+    step = TrainStep(net, args)
+    settings = training.settings_of(args, _COURSE_FREE) | {'total_batch': order.pictures_per_step,
+                                                           'pictures': order.n_pictures}
+    keeper = training.Keeper(folder, {NAME: training.Network(
+        net, step.optimizer, {'network': 'Transformer', 'architecture': shape.record()})}, settings, colours,
+        step.extra())
+    progress = training.Progress()
+    if state is not None:
+        training.say_changes(state.record['settings'], settings)
+        progress = keeper.restore(state)
+        training.say(f'resuming at step {progress.step} of {last_step}')
+    elif given is not None:
+        checkpoint.load_into(net, given)
+        training.say(f'{args.ckpt_path}: weights only, from step 0 (no training state beside it)')
+
+    def take_step(number: int, arrays: tuple[np.ndarray, ...]) -> dict[str, float]:
+        rate = training.lr_at(number, args.learning_rate, args.lr_schedule, args.warmup_steps, last_step)
+        return step(*arrays, rate) | {'lr': rate}
+
+    validate = None
+    if held_back is not None:
+        def validate(_: int) -> tuple[float, dict[str, float]]:
+            score = mean_nll(net, *held_back, args.batch_size)
+            return score, {'val_nll': score}
+
+    def console(epoch: int, within: int, means: dict[str, float]) -> str:
+        return (f'Epoch: [{epoch} / {args.train_epoch}], step: [{within * order.pictures_per_step} / '
+                f'{order.n_pictures}], loss: {means["loss"]:.5f}')
+
+    plan = training.Plan(last_step, args.log_every, args.save_every, args.val_every, console, ('loss', 1.0))
+    return training.fit(plan, order, feeder, take_step, keeper, progress, validate)
+
+
+if __name__ == '__main__':
+    sys.exit(run(main))

@@ -1,0 +1,1 @@
+"""What both stages of ICT need and neither owns; it knows nothing of either network."""

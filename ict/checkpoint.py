@@ -1,0 +1,283 @@
+"""MindSpore checkpoint files: read without MindSpore and one tensor at a time, checked strictly, written crash-safe.
+
+Published checkpoints hold tensors only. Ours also hold ``record``, a JSON text (network, architecture, what trained
+it), and ``palette``, the colours that the tokens mean.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from ict import files, palette
+from ict.errors import UserError
+
+if TYPE_CHECKING:
+    from mindspore import nn
+
+RECORD, PALETTE = 'record', 'palette'
+UNUSED = '.attn.mask'  # a buffer of the published transformers that no computation reads
+_TYPES = {'Float32': 'f4', 'Float16': 'f2', 'Float64': 'f8', 'Int8': 'i1', 'Int16': 'i2', 'Int32': 'i4',
+          'Int64': 'i8', 'UInt8': 'u1', 'UInt16': 'u2', 'UInt32': 'u4', 'UInt64': 'u8', 'Bool': '?'}
+_KINDS = {'tok_emb.embedding_table': 'Transformer', 'encoder.1.weight': 'Generator',
+          'conv1.0.weight': 'Discriminator', 'relu1_1.0.weight': 'VGG19'}
+
+
+@dataclass
+class Entry:
+    """Where one tensor lies in the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    pieces: list[tuple[int, int]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint: names, shapes, record and palette; tensors are read on demand.
+
+    Attributes:
+        path: the file.
+        entries: tensors by name, without the record, the palette and unused buffers.
+        kind: 'Transformer', 'Generator', 'Discriminator', 'VGG19', 'state' or None.
+        record: what wrote it, {} in published files.
+        palette: (V, 3) float32 or None.
+    """
+
+    path: Path
+    entries: dict[str, Entry]
+    kind: str | None
+    record: dict[str, Any]
+    palette: np.ndarray | None
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor.
+
+        Raises:
+            UserError: the file doesn't hold it.
+        """
+        if name not in self.entries:
+            raise UserError(f'{self.path}: has no tensor {name}')
+        return self.entries[name].shape
+
+    def array(self, name: str) -> np.ndarray:
+        """A tensor's values, float16 widened to float32."""
+        self.shape(name)
+        values = _read_values(self.path, self.entries[name])
+        return values.astype(np.float32) if values.dtype == np.float16 else values
+
+    def digest(self) -> str:
+        """SHA-256 of the file."""
+        total = hashlib.sha256()
+        with open(self.path, 'rb') as stream:
+            while block := stream.read(1 << 22):
+                total.update(block)
+        return total.hexdigest()
+
+    def expect(self, kind: str, option: str) -> Checkpoint:
+        """Itself, when it is of that kind.
+
+        Raises:
+            UserError: it holds another network.
+        """
+        if self.kind != kind:
+            raise UserError(f'{option} {self.path}: holds a {self.kind or "network that this project does not know"}, '
+                            f'not a {kind}; give the {kind} checkpoint')
+        return self
+
+
+def read(path: str | Path, option: str = '') -> Checkpoint:
+    """Open a checkpoint; no tensor is read yet.
+
+    Raises:
+        UserError: missing, not a MindSpore checkpoint, or cut short.
+    """
+    path = Path(path)
+    culprit = f'{option} {path}'.strip()
+    if not path.is_file():
+        what = 'is a folder; name the .ckpt file' if path.is_dir() else 'no such checkpoint'
+        raise UserError(f'{culprit}: {what}')
+    try:
+        with open(path, 'rb') as stream:
+            if stream.read(2) == b'PK' or path.suffix in ('.pth', '.pt'):
+                raise UserError(f'{culprit}: a PyTorch file; convert it first: '
+                                f'python ckpts_ICT/convert.py {path} {path.with_suffix(".ckpt").name}')
+            stream.seek(0)
+            entries = _index(stream, os.fstat(stream.fileno()).st_size)
+    except OSError as error:
+        raise UserError(f'{culprit}: not readable ({error.strerror})') from None
+    except (ValueError, IndexError, UnicodeDecodeError) as error:
+        raise UserError(f'{culprit}: damaged, or not a MindSpore checkpoint ({error}); '
+                        f'fetch or copy it again') from None
+    record: dict[str, Any] = {}
+    colours = None
+    try:
+        if RECORD in entries:
+            text = _read_values(path, entries.pop(RECORD)).tobytes().decode('utf-32-le')
+            record = json.loads(text)
+        if PALETTE in entries:
+            colours = palette.checked(_read_values(path, entries.pop(PALETTE)), f'{culprit}: its palette')
+    except (ValueError, UnicodeDecodeError) as error:
+        raise UserError(f'{culprit}: its record is damaged ({error}); fetch or copy it again') from None
+    entries = {name: entry for name, entry in entries.items() if not name.endswith(UNUSED)}
+    kind = record.get('network') or next((k for name, k in _KINDS.items() if name in entries), None)
+    return Checkpoint(path, entries, kind, record, colours)
+
+
+def _varint(stream: BinaryIO) -> int:
+    value = shift = 0
+    while True:
+        byte = stream.read(1)
+        if not byte or shift > 63:
+            raise ValueError('cut short')
+        value |= (byte[0] & 0x7F) << shift
+        if byte[0] < 0x80:
+            return value
+        shift += 7
+
+
+def _fields(stream: BinaryIO, end: int) -> Iterator[tuple[int, int, int]]:
+    """(field number, wire value or content length) of a protobuf message; leaves skipped contents unread."""
+    while stream.tell() < end:
+        key = _varint(stream)
+        number, wire = key >> 3, key & 7
+        if wire == 0:
+            yield number, wire, _varint(stream)
+        elif wire == 2:
+            length = _varint(stream)
+            start = stream.tell()
+            if start + length > end:
+                raise ValueError('cut short')
+            yield number, wire, length
+            stream.seek(start + length)
+        else:
+            raise ValueError('not the expected layout')
+
+
+def _index(stream: BinaryIO, size: int) -> dict[str, Entry]:
+    """Tensors of ``Checkpoint { repeated Value { string tag = 1; Tensor { dims = 1; type = 2; content = 3 } = 2 } }``.
+
+    A large tensor is written in several values of the same name.
+    """
+    entries: dict[str, Entry] = {}
+    for number, wire, length in _fields(stream, size):
+        if (number, wire) != (1, 2):
+            raise ValueError('not the expected layout')
+        tag, tensor = '', None
+        for inner, inner_wire, inner_length in _fields(stream, stream.tell() + length):
+            if inner_wire != 2:
+                raise ValueError('not the expected layout')
+            if inner == 1:
+                tag = stream.read(inner_length).decode()
+            elif inner == 2:
+                tensor = _tensor(stream, stream.tell() + inner_length)
+        if not tag or tensor is None:
+            raise ValueError('not the expected layout')
+        if tag in entries:
+            entries[tag].pieces += tensor.pieces
+        else:
+            entries[tag] = tensor
+    if not entries:
+        raise ValueError('empty')
+    for name, entry in entries.items():
+        if entry.dtype == 'str':
+            continue
+        if entry.dtype not in _TYPES:
+            raise ValueError(f'{name} has type {entry.dtype}')
+        expected = int(np.prod(entry.shape, dtype=np.int64)) * np.dtype(_TYPES[entry.dtype]).itemsize
+        if sum(length for _, length in entry.pieces) != expected:
+            raise ValueError(f'{name} is cut short')
+    return entries
+
+
+def _tensor(stream: BinaryIO, end: int) -> Entry:
+    dims, dtype, pieces = [], '', []
+    for number, wire, value in _fields(stream, end):
+        if number == 1 and wire == 0:
+            dims.append(value)
+        elif number == 1:
+            stop = stream.tell() + value
+            while stream.tell() < stop:
+                dims.append(_varint(stream))
+        elif number == 2:
+            dtype = stream.read(value).decode()
+        elif number == 3:
+            pieces.append((stream.tell(), value))
+    return Entry(dtype, tuple(dims), pieces)
+
+
+def _read_values(path: Path, entry: Entry) -> np.ndarray:
+    total = sum(length for _, length in entry.pieces)
+    content = np.empty(total, np.uint8)
+    filled = 0
+    with open(path, 'rb') as stream:
+        for offset, length in entry.pieces:
+            stream.seek(offset)
+            if stream.readinto(content[filled:filled + length]) != length:
+                raise UserError(f'{path}: cut short while it was read')
+            filled += length
+    if entry.dtype == 'str':
+        return content
+    return content.view('<' + _TYPES[entry.dtype] if entry.dtype != 'Bool' else '?').reshape(entry.shape)
+
+
+def load_into(net: nn.Cell, checkpoint: Checkpoint, rename: Callable[[str], str] = str) -> None:
+    """Set every parameter of ``net``, one at a time, so that the weights are in memory once.
+
+    Args:
+        rename: the checkpoint's name of a parameter of ``net``.
+
+    Raises:
+        UserError: a name that only one of the two has, or two shapes for one name.
+    """
+    import mindspore as ms
+    parameters = {rename(p.name): p for p in net.get_parameters()}
+    check(checkpoint, {name: tuple(p.shape) for name, p in parameters.items()})
+    for name, parameter in parameters.items():
+        values = checkpoint.array(name)
+        if getattr(parameter, 'has_init', False):
+            parameter.init_data()
+        parameter.set_data(ms.Tensor(values.astype(np.float32, copy=False)))
+
+
+def check(checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Compare a checkpoint's tensors with what a network needs; raises as ``load_into``."""
+    have = {name: entry.shape for name, entry in checkpoint.entries.items()}
+    for name, shape in shapes.items():
+        if name not in have:
+            raise UserError(f'{checkpoint.path}: tensor {name} {shape} is missing')
+        if have[name] != shape:
+            raise UserError(f'{checkpoint.path}: tensor {name} has shape {have[name]}, the network needs {shape}')
+    for name in have:
+        if name not in shapes:
+            raise UserError(f'{checkpoint.path}: tensor {name} {have[name]} belongs to no part of the network')
+
+
+def write(path: str | Path, tensors: Mapping[str, Any], record: Mapping[str, Any],
+          colours: np.ndarray | None = None) -> None:
+    """Write a checkpoint crash-safe.
+
+    Args:
+        tensors: arrays, tensors or parameters by name.
+        record: JSON values; ``network`` names the kind.
+        colours: the palette (V, 3).
+    """
+    with files.replacing(path) as temporary:
+        save(temporary, tensors, record, colours)
+
+
+def save(temporary: Path, tensors: Mapping[str, Any], record: Mapping[str, Any],
+         colours: np.ndarray | None = None) -> None:
+    """Write a checkpoint to a temporary file that somebody else renames."""
+    import mindspore as ms
+    values = [{'name': name, 'data': ms.Tensor(value) if isinstance(value, np.ndarray) else value}
+              for name, value in tensors.items()]
+    if colours is not None:
+        values.append({'name': PALETTE, 'data': ms.Tensor(np.ascontiguousarray(colours, np.float32))})
+    ms.save_checkpoint(values, str(temporary), append_dict={RECORD: json.dumps(dict(record), sort_keys=True)})

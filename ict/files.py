@@ -1,0 +1,101 @@
+"""Crash-safe writing: beside, then renamed; a kill at any moment leaves the previous file whole."""
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ict.errors import UserError
+
+TEMPORARY = '.part-'  # unfinished files start with this; they are never read
+
+
+def output_folder(path: str | Path, option: str) -> Path:
+    """The folder, made if need be.
+
+    Raises:
+        UserError: it is a file, or can't be made or written.
+    """
+    folder = Path(path)
+    for part in [folder, *folder.parents]:
+        if part.exists() and not part.is_dir():
+            raise UserError(f'{option} {path}: {part} is a file, not a folder; name another place')
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'{option} {path}: cannot be made ({error.strerror})') from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f'{option} {path}: not writable')
+    return folder
+
+
+def output_file(path: str | Path, option: str) -> Path:
+    """``path`` when a file can be written there, its folder made if need be."""
+    target = Path(path)
+    if target.is_dir():
+        raise UserError(f'{option} {path}: is a folder; name a file')
+    output_folder(target.parent, option)
+    return target
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside ``path``; what was written there takes its place when the block ends well."""
+    path = Path(path)
+    handle, name = tempfile.mkstemp(prefix=TEMPORARY, suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        commit(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def commit(temporary: Path, path: Path) -> None:
+    """Flush ``temporary`` to the disk and rename it to ``path``."""
+    os.chmod(temporary, 0o666 & ~_umask())
+    with open(temporary, 'rb') as stream:
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write ``content`` to ``path``, crash-safe."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write ``content`` as readable JSON, crash-safe."""
+    write_bytes(path, (json.dumps(content, indent=1) + '\n').encode())
+
+
+def read_json(path: str | Path) -> Any:
+    """The file's content.
+
+    Raises:
+        UserError: it is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding='utf-8'))
+    except (OSError, ValueError) as error:
+        raise UserError(f'{path}: not readable as JSON ({error}); remove it, or use --overwrite') from None
+
+
+def sweep(folder: str | Path) -> None:
+    """Remove what an interrupted run left unfinished in ``folder`` and below."""
+    for left in Path(folder).rglob(TEMPORARY + '*'):
+        if left.is_file():
+            left.unlink(missing_ok=True)

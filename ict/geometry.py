@@ -1,0 +1,142 @@
+"""From a picture and its mask at their own sizes to what a network sees, so that nothing of the hole gets through.
+
+Sealed: a cell of the small grid belongs to the hole when any pixel that it touches does; the other cells are
+averaged over visible pixels only. No pixel under the mask can change any output, bit for bit.
+"""
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image
+
+HOLE_LEVEL = 127  # a mask pixel above this, at the mask's own resolution, is hole
+GEOMETRIES = ('crop', 'resize', 'hole', 'published')
+_CONTEXT = 2.0  # geometry 'hole': side of the frame in sides of the hole
+_SMALLEST_FRAME = 64
+
+
+class Box(NamedTuple):
+    """A part of a picture, in its pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def cut(array: np.ndarray, box: Box) -> np.ndarray:
+    """That part of an array (H, W, ...)."""
+    return array[box.top:box.top + box.height, box.left:box.left + box.width]
+
+
+def whole(height: int, width: int) -> Box:
+    """All of the picture."""
+    return Box(0, 0, height, width)
+
+
+def centre_square(height: int, width: int) -> Box:
+    """The largest square, in the middle (rounded down, as published)."""
+    side = min(height, width)
+    return Box((height - side) // 2, (width - side) // 2, side, side)
+
+
+def around(hole: np.ndarray) -> Box:
+    """The square of about twice the hole's size around a hole (H, W) bool, moved and cut to lie in the picture."""
+    height, width = hole.shape
+    rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
+    if not len(rows):
+        return centre_square(height, width)
+    extent = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
+    side = max(int(np.ceil(extent * _CONTEXT)), _SMALLEST_FRAME)
+    spans = []
+    for found, limit in ((rows, height), (columns, width)):
+        length = min(side, limit)
+        start = (int(found[0]) + int(found[-1]) + 1 - length) // 2
+        spans.append((min(max(start, 0), limit - length), length))
+    (top, tall), (left, wide) = spans
+    return Box(top, left, tall, wide)
+
+
+def touched(hole: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize a hole (H, W) bool to (height, width) bool: grown to every cell that any hole pixel touches."""
+    for axis, size in enumerate((height, width)):
+        old = hole.shape[axis]
+        if old == size:
+            continue
+        cell = np.arange(size)
+        first = cell * old // size
+        last = -(-(cell + 1) * old // size)
+        count = np.zeros((hole.shape[0] + 1, hole.shape[1]) if axis == 0 else (hole.shape[0], hole.shape[1] + 1),
+                         np.int32)
+        np.cumsum(hole, axis=axis, out=count[1:] if axis == 0 else count[:, 1:])
+        hole = np.take(count, last, axis) > np.take(count, first, axis)
+    return hole
+
+
+def hole_in(grey: np.ndarray, height: int, width: int, geometry: str) -> tuple[Box, np.ndarray]:
+    """Which part of a (height, width) picture is worked on, and the hole in that part at the picture's resolution.
+
+    ``grey`` (h, w) uint8 is the mask at its own size. With the picture's proportions it is laid over the picture;
+    with others it goes through the same geometry (its own middle square on the picture's, or squashed).
+
+    Returns:
+        The frame and the hole (frame.height, frame.width) bool.
+    """
+    hole = grey > HOLE_LEVEL
+    same_proportions = abs(width / height * hole.shape[0] - hole.shape[1]) <= 1.0
+    if geometry == 'crop' and not same_proportions:
+        frame = centre_square(height, width)
+        return frame, touched(cut(hole, centre_square(*hole.shape)), frame.height, frame.width)
+    hole = touched(hole, height, width)
+    if geometry == 'hole':
+        frame = around(hole)
+    else:
+        frame = centre_square(height, width) if geometry == 'crop' else whole(height, width)
+    return frame, cut(hole, frame)
+
+
+def resize_visible(rgb: np.ndarray, hole: np.ndarray, size: int, resample: Image.Resampling) -> np.ndarray:
+    """Resize in which hole pixels have no weight: uint8 (H, W, 3), bool (H, W) -> (size, size, 3) uint8.
+
+    Out of the hole's reach it is PIL's antialiased resize with ``resample`` (BILINEAR or BICUBIC), as published;
+    within reach a bilinear mean over the visible pixels alone. Where there is none the result is 0.
+    """
+    if not hole.any():
+        return np.asarray(Image.fromarray(np.ascontiguousarray(rgb)).resize((size, size), resample))
+    rgb = np.where(hole[..., None], np.uint8(0), rgb)
+    out = np.array(Image.fromarray(rgb).resize((size, size), resample))
+    near = _in_reach(hole, size, 2 if resample == Image.BICUBIC else 1)
+    visible = (~hole).astype(np.float32)
+    weight = _bilinear(visible, size)
+    seen = weight > 1e-4
+    for channel in range(3):
+        total = _bilinear(rgb[..., channel].astype(np.float32), size)
+        mean = np.divide(total, weight, out=np.zeros_like(total), where=seen)
+        out[..., channel] = np.where(near, np.rint(mean).clip(0, 255), out[..., channel])
+    return out
+
+
+def _in_reach(hole: np.ndarray, size: int, support: int) -> np.ndarray:
+    """Cells (size, size) whose resampling filter may reach a hole pixel."""
+    near = touched(hole, size, size).astype(np.uint8)
+    radius = [int(np.ceil(support * max(1.0, size / old))) + 1 for old in hole.shape]
+    return cv2.dilate(near, np.ones((2 * radius[0] + 1, 2 * radius[1] + 1), np.uint8)).astype(bool)
+
+
+def _bilinear(values: np.ndarray, size: int) -> np.ndarray:
+    return np.asarray(Image.fromarray(values).resize((size, size), Image.BILINEAR))
+
+
+def sealed(rgb: np.ndarray, hole: np.ndarray, size: int,
+           resample: Image.Resampling) -> tuple[np.ndarray, np.ndarray]:
+    """What a network with a size x size input sees of a frame and its hole (H, W) bool.
+
+    Returns:
+        image (size, size, 3) uint8 with 0 in the hole, hole (size, size) bool.
+    """
+    small_hole = touched(hole, size, size)
+    image = np.array(resize_visible(rgb, hole, size, resample))
+    image[small_hole] = 0
+    return image, small_hole

@@ -1,0 +1,140 @@
+"""The pictures and masks that both inference scripts work on, and the options that say how they are seen."""
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ict import geometry, images, masks, options, pairs
+from ict.errors import NOTHING_DONE, UserError, note
+from ict.manifest import file_digest
+
+MASK_MODES = ('sealed', 'published')
+SOME_FAILED = 1
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """How pictures and masks are seen; both stages must agree, so they are in the manifest."""
+    parser.add_argument('--mask_mode', choices=MASK_MODES, default=None,
+                        help='sealed: nothing under the mask can reach a result; published: as the published code '
+                             '(default: sealed)')
+    parser.add_argument('--geometry', choices=geometry.GEOMETRIES, default=None,
+                        help='crop: middle square; resize: squashed; hole: a square around the hole; published: '
+                             'what each stage of the published code does (default: crop)')
+    options.add_flag(parser, '--invert_mask', 'black is the hole in the mask files')
+    parser.add_argument('--dilate', type=int, default=0, help='grow the hole by so many mask pixels')
+    parser.add_argument('--max_pixels', type=int, default=images.MAX_PIXELS,
+                        help='refuse larger pictures; 0 lifts the limit')
+    options.add_flag(parser, '--overwrite', 'make everything anew')
+
+
+@dataclass(frozen=True)
+class View:
+    """How pictures and masks are seen."""
+
+    mask_mode: str = 'sealed'
+    geometry: str = 'crop'
+    invert_mask: bool = False
+    dilate: int = 0
+
+    @classmethod
+    def of(cls, args: argparse.Namespace, mask_mode: str = 'sealed', geometry_name: str = 'crop') -> View:
+        """From parsed options; the other arguments are the defaults.
+
+        Raises:
+            UserError: options that exclude each other.
+        """
+        options.positive(args, 'dilate', 'max_pixels', least=0)
+        view = cls(args.mask_mode or mask_mode, args.geometry or geometry_name, args.invert_mask, args.dilate)
+        if view.geometry == 'published' and view.mask_mode == 'sealed':
+            raise UserError('--geometry published moves the mask against the image, so nothing can be sealed; '
+                            'add --mask_mode published')
+        if view.geometry == 'hole' and view.mask_mode == 'published':
+            raise UserError('--geometry hole is for --mask_mode sealed')
+        return view
+
+
+@dataclass
+class Inputs:
+    """Images with their masks, in the order of their ids."""
+
+    pictures: pairs.Listing
+    mask_files: pairs.Listing
+    numbers: list[int]
+    max_pixels: int
+    said: set[str] = field(default_factory=set)
+    _mask_digests: dict[int, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def id(self, i: int) -> str:
+        """Name of the picture's results."""
+        return self.pictures.id(i)
+
+    def sources(self, i: int) -> dict[str, Any]:
+        """Names and digests of a picture and its mask, for the manifest."""
+        number = self.numbers[i]
+        if number not in self._mask_digests:
+            self._mask_digests[number] = file_digest(self.mask_files.path(number))
+        return {'image': self.pictures.path(i).name, 'mask': self.mask_files.path(number).name,
+                'image_digest': file_digest(self.pictures.path(i)), 'mask_digest': self._mask_digests[number]}
+
+    def read(self, i: int, view: View) -> tuple[images.Picture, np.ndarray]:
+        """The decoded picture and its mask as grey levels.
+
+        Raises:
+            UserError: one of them is unreadable.
+        """
+        grey = masks.load(self.mask_files.path(self.numbers[i]), view.invert_mask, view.dilate, self.max_pixels)
+        picture = images.load(self.pictures.path(i), max_pixels=self.max_pixels)
+        for line in picture.notes:
+            if line not in self.said:
+                self.said.add(line)
+                tqdm.write(line, file=sys.stderr)
+        return picture, grey
+
+
+def find(image_value: str, image_option: str, mask_value: str, mask_option: str, max_pixels: int,
+         save_place: str | Path) -> Inputs:
+    """List and pair images and masks; the save place is never searched.
+
+    Raises:
+        UserError: see ``pairs.listing`` and ``pairs.masks_for``.
+    """
+    pictures = pairs.listing(image_value, image_option, without=Path(save_place))
+    mask_files = pairs.listing(mask_value, mask_option, without=Path(save_place))
+    return Inputs(pictures, mask_files, pairs.masks_for(pictures, mask_files), max_pixels)
+
+
+@dataclass
+class Outcome:
+    """Which pictures failed, and the exit status that follows."""
+
+    total: int
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def fail(self, picture: str, error: Exception) -> None:
+        """Note a failure; the others go on."""
+        if picture not in self.failures:
+            self.failures[picture] = str(error)
+            tqdm.write(f'failed: {error}', file=sys.stderr)
+
+    def status(self) -> int:
+        """0 all done; 1 some failed, listed; 2 nothing was done, one line says why."""
+        if not self.failures:
+            return 0
+        if len(self.failures) >= self.total:
+            first = next(iter(self.failures.values()))
+            more = f' (and {self.total - 1} more like it)' if self.total > 1 else ''
+            note(f'error: no picture could be completed: {first}{more}')
+            return NOTHING_DONE
+        note(f'{len(self.failures)} of {self.total} pictures failed, the others are done:')
+        for picture, reason in self.failures.items():
+            note(f'  {picture}: {reason}')
+        return SOME_FAILED

@@ -1,0 +1,92 @@
+"""What made the files of a save place, so that a run can be continued, and one never continued with other settings."""
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ict import files
+from ict.errors import UserError
+
+STAGE_1, STAGE_2 = 'manifest.json', 'results.json'
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, '' when it can't be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ''
+
+
+class Manifest:
+    """``settings`` and one entry per picture, in a JSON file of the save place.
+
+    Args:
+        folder: the save place.
+        name: STAGE_1 or STAGE_2.
+        settings: what all results depend on.
+        leftovers: results that are there; without a manifest nobody knows what made them.
+        overwrite: forget what is there.
+
+    Raises:
+        UserError: what is there was made with other settings.
+    """
+
+    def __init__(self, folder: Path, name: str, settings: dict[str, Any], leftovers: Callable[[], Path | None],
+                 overwrite: bool) -> None:
+        self.path, self.settings = folder / name, settings
+        self.pictures: dict[str, dict[str, Any]] = {}
+        if overwrite:
+            return
+        before = read(folder, name)
+        if before is None:
+            left = leftovers()
+            if left is not None:
+                raise UserError(f'{left}: is there already, and no {name} tells what made it; '
+                                f'use --overwrite or another save place')
+            return
+        changed = [f'{key} {_short(before["settings"].get(key))}, now {_short(settings.get(key))}'
+                   for key in sorted(before['settings'].keys() | settings.keys())
+                   if before['settings'].get(key) != settings.get(key)]
+        if changed:
+            raise UserError(f'{folder}: holds results made with other settings ({"; ".join(changed)}); '
+                            f'use --overwrite or another save place')
+        self.pictures = before['pictures']
+
+    def unchanged(self, picture: str, sources: dict[str, Any]) -> bool:
+        """Whether the picture's results were made from just these sources."""
+        entry = self.pictures.get(picture, {})
+        return all(entry.get(key) == value for key, value in sources.items())
+
+    def set(self, picture: str, sources: dict[str, Any]) -> None:
+        """Note what a picture's results are made from; forgets figures of older ones."""
+        if not self.unchanged(picture, sources):
+            self.pictures[picture] = dict(sources)
+
+    def write(self) -> None:
+        """Write the file, crash-safe, in a fixed order."""
+        pictures = {key: self.pictures[key] for key in sorted(self.pictures)}
+        files.write_json(self.path, {'settings': self.settings, 'pictures': pictures})
+
+
+def read(folder: str | Path, name: str) -> dict[str, Any] | None:
+    """The manifest of a save place, None when it has none.
+
+    Raises:
+        UserError: the file is no manifest.
+    """
+    path = Path(folder) / name
+    if not path.is_file():
+        return None
+    content = files.read_json(path)
+    if not (isinstance(content, dict) and isinstance(content.get('settings'), dict)
+            and isinstance(content.get('pictures'), dict)
+            and all(isinstance(entry, dict) for entry in content['pictures'].values())):
+        raise UserError(f'{path}: not a manifest of this project; use --overwrite or another save place')
+    return content
+
+
+def _short(value: Any) -> str:
+    return value[:12] if isinstance(value, str) and len(value) == 64 else str(value)

@@ -1,0 +1,84 @@
+"""Masks: reading them (white = hole), and drawing random ones."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ict import images
+
+# The published free-form strokes (Yu et al., "Free-Form Image Inpainting with Gated Convolution", algorithm 1).
+STROKE_CANVAS = 256
+_PARTS, _VERTICES, _LENGTH, _BRUSH, _THINNEST_BRUSH = 10, 20, 100, 24, 10
+
+
+def load(path: str | Path, invert: bool = False, dilate: int = 0, max_pixels: int = images.MAX_PIXELS) -> np.ndarray:
+    """A mask file as grey levels (H, W) uint8, 255 = hole; transparent pixels are known ones.
+
+    Args:
+        invert: black is the hole in the file.
+        dilate: grow the hole by so many mask pixels in every direction.
+
+    Raises:
+        UserError: missing or unreadable.
+    """
+    rgb = images.load(path, background=images.WHITE if invert else images.BLACK, max_pixels=max_pixels).rgb
+    grey = rgb[..., 0] if (rgb == rgb[..., :1]).all() else cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    return adjusted(grey, invert, dilate)
+
+
+def adjusted(grey: np.ndarray, invert: bool, dilate: int) -> np.ndarray:
+    """``grey`` (H, W) uint8 inverted and grown as asked."""
+    if invert:
+        grey = 255 - grey
+    if dilate:
+        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * dilate + 1, 2 * dilate + 1))
+        grey = cv2.dilate(np.ascontiguousarray(grey), disc)
+    return np.ascontiguousarray(grey)
+
+
+def strokes(rng: np.random.Generator, height: int = STROKE_CANVAS, width: int = STROKE_CANVAS) -> np.ndarray:
+    """A free-form mask (height, width) bool: 1 to 10 broken lines of 0 to 20 strokes, 10 to 24 pixels thick.
+
+    Lengths are those of a 256 x 256 canvas.
+    """
+    canvas = np.zeros((height, width), np.uint8)
+    for _ in range(rng.integers(1, _PARTS, endpoint=True)):
+        x, y = int(rng.integers(width)), int(rng.integers(height))
+        brush = _THINNEST_BRUSH
+        for vertex in range(rng.integers(_VERTICES, endpoint=True)):
+            angle = np.deg2rad(rng.integers(360, endpoint=True))
+            angle = -angle if vertex % 2 == 0 else angle
+            length = rng.integers(_LENGTH, endpoint=True)
+            brush = int(rng.integers(_THINNEST_BRUSH, _BRUSH, endpoint=True)) // 2 * 2
+            to_x = int(np.clip(x + length * np.cos(angle), 0, width - 1))
+            to_y = int(np.clip(y + length * np.sin(angle), 0, height - 1))
+            cv2.line(canvas, (x, y), (to_x, to_y), 1, brush)
+            cv2.circle(canvas, (x, y), brush // 2, 1, -1)
+            x, y = to_x, to_y
+        cv2.circle(canvas, (x, y), brush // 2, 1, -1)
+    return canvas.astype(bool)
+
+
+def strokes_within(rng: np.random.Generator, lowest: float, highest: float, size: int = STROKE_CANVAS,
+                   tries: int = 1000) -> np.ndarray:
+    """A free-form mask whose hole takes between ``lowest`` and ``highest`` of the canvas.
+
+    Raises:
+        ValueError: none of ``tries`` masks did.
+    """
+    for _ in range(tries):
+        hole = strokes(rng, size, size)
+        if lowest <= hole.mean() <= highest:
+            return hole
+    raise ValueError(f'no mask with a hole of {lowest} to {highest} in {tries} tries')
+
+
+def block(rng: np.random.Generator, size: int) -> np.ndarray:
+    """A square block of half the side at a random place: (size, size) bool."""
+    half = size // 2
+    top, left = rng.integers(size - half, size=2, endpoint=True)
+    hole = np.zeros((size, size), bool)
+    hole[top:top + half, left:left + half] = True
+    return hole

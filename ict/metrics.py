@@ -1,0 +1,46 @@
+"""How close a completion is to the original; pictures are float arrays in [0, 1], (H, W, 3) or (3, H, W)."""
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+NAMES = ('psnr', 'mae', 'ssim', 'l1_hole')
+
+
+def psnr(result: np.ndarray, image: np.ndarray) -> float:
+    """20 log10(255) - 10 log10(mse) of values x 255 truncated to integers, as published; inf for equal pictures."""
+    difference = _truncated(result).astype(np.float64) - _truncated(image)
+    mse = float((difference ** 2).mean())
+    return math.inf if mse == 0 else 20 * math.log10(255) - 10 * math.log10(mse)
+
+
+def mae(result: np.ndarray, image: np.ndarray) -> float:
+    """sum |image - result| / sum image on the values in [0, 1], as published; 0 / 0 counts as 0."""
+    difference = float(np.abs(image.astype(np.float64) - result).sum())
+    total = float(image.astype(np.float64).sum())
+    return difference / total if total else (0.0 if difference == 0 else math.inf)
+
+
+def ssim(result: np.ndarray, image: np.ndarray) -> float:
+    """Structural similarity of (H, W, 3) pictures truncated to 8 bits: 7 x 7 windows, mean over the channels."""
+    from skimage.metrics import structural_similarity
+    return float(structural_similarity(_truncated(result), _truncated(image), win_size=7, data_range=255,
+                                       channel_axis=-1, gaussian_weights=False))
+
+
+def l1_in_hole(result: np.ndarray, image: np.ndarray, hole: np.ndarray) -> float:
+    """Mean |image - result| in levels over the hole (H, W) bool of (H, W, 3) pictures; 0 without a hole."""
+    if not hole.any():
+        return 0.0
+    return float(np.abs(image.astype(np.float64) - result)[hole].mean() * 255.0)
+
+
+def all_of(result: np.ndarray, image: np.ndarray, hole: np.ndarray) -> dict[str, float]:
+    """psnr, mae, ssim and l1_hole of (H, W, 3) pictures."""
+    return dict(zip(NAMES, (psnr(result, image), mae(result, image), ssim(result, image),
+                            l1_in_hole(result, image, hole)), strict=True))
+
+
+def _truncated(picture: np.ndarray) -> np.ndarray:
+    return (picture * 255).astype(np.uint8)

@@ -1,0 +1,93 @@
+"""What a training step does with gradients: reduction over ranks, loss scale, clipping, decoupled decay, update."""
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import mindspore as ms
+from mindspore import amp, nn, ops
+
+
+def mixed_precision(net: nn.Cell, level: str) -> nn.Cell:
+    """``net`` in MindSpore's mixed precision; O0 leaves it in float32."""
+    return net if level == 'O0' else amp.auto_mixed_precision(net, level)
+
+
+def loss_scaler(level: str) -> amp.LossScaler | None:
+    """A dynamic loss scale for float16 gradients, None in float32."""
+    return None if level == 'O0' else amp.DynamicLossScaler(scale_value=2 ** 15, scale_factor=2, scale_window=1000)
+
+
+def scaler_state(scaler: amp.LossScaler | None) -> dict[str, ms.Parameter]:
+    """The loss scale's parameters, for an exact resume."""
+    return {} if scaler is None else {'scale': scaler.scale_value, 'counter': scaler.counter}
+
+
+def scaled(scaler: amp.LossScaler | None, loss: ms.Tensor) -> ms.Tensor:
+    """The loss as it is differentiated."""
+    return loss if scaler is None else scaler.scale(loss)
+
+
+class Update(nn.Cell):
+    """(gradients, learning rate) -> the gradients' norm, after having moved the weights.
+
+    With a loss scale, gradients that overflowed leave the weights alone and lower the scale; the norm is then 0.
+
+    Args:
+        clip_norm: largest norm of all gradients together; 0 = no clipping.
+        weight_decay: decoupled: w <- w - rate * weight_decay * w before Adam's own step, for ``decayed`` names.
+    """
+
+    def __init__(self, optimizer: nn.Optimizer, clip_norm: float, weight_decay: float,
+                 decayed: Callable[[str], bool], distributed: bool, scaler: amp.LossScaler | None) -> None:
+        super().__init__(auto_prefix=False)
+        self.optimizer = optimizer
+        self.clip_norm = clip_norm
+        self.weight_decay = weight_decay
+        self.decayed = ms.ParameterTuple([p for p in optimizer.parameters if decayed(p.name)])
+        self.reduce = nn.DistributedGradReducer(optimizer.parameters, mean=True) if distributed else None
+        self.rate = optimizer.learning_rate
+        self.scaler = scaler
+        self.zero = ms.Tensor(0.0, ms.float32)
+        self.one = ms.Tensor(1.0, ms.float32)
+
+    def construct(self, gradients: tuple[ms.Tensor, ...], rate: ms.Tensor) -> ms.Tensor:
+        if self.reduce is not None:
+            gradients = self.reduce(gradients)
+        if self.scaler is None:
+            return self.move(gradients, rate)
+        finite = amp.all_finite(gradients)
+        gradients = self.scaler.unscale(gradients)
+        self.scaler.adjust(finite)
+        norm = self.zero
+        if finite:
+            norm = self.move(gradients, rate)
+        return norm
+
+    def move(self, gradients: tuple[ms.Tensor, ...], rate: ms.Tensor) -> ms.Tensor:
+        """Clip, decay, step."""
+        norm = global_norm(gradients)
+        if self.clip_norm > 0:
+            factor = ops.minimum(self.one, self.clip_norm / (norm + 1e-6))
+            gradients = ops.HyperMap()(ops.partial(_times, factor), gradients)
+        if self.weight_decay > 0:
+            for parameter in self.decayed:
+                ops.assign(parameter, parameter * (1.0 - rate * self.weight_decay))
+        ops.assign(self.rate, rate)
+        self.optimizer(gradients)
+        return norm
+
+
+_times = ops.MultitypeFuncGraph('times')
+
+
+@_times.register('Tensor', 'Tensor')
+def _times_tensor(factor: ms.Tensor, gradient: ms.Tensor) -> ms.Tensor:
+    return gradient * factor
+
+
+def global_norm(gradients: tuple[ms.Tensor, ...]) -> ms.Tensor:
+    """Euclidean norm of all gradients together."""
+    total = ms.Tensor(0.0, ms.float32)
+    for gradient in gradients:
+        total = total + ops.square(gradient).sum()
+    return ops.sqrt(total)

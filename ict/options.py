@@ -1,0 +1,54 @@
+"""Command-line options that several scripts share, and checks of their values."""
+from __future__ import annotations
+
+import argparse
+
+from ict.errors import UserError
+
+
+def boolean(text: str) -> bool:
+    """``--flag``, ``--flag True`` and ``--flag False`` all work, as people have typed them for the published code."""
+    if text.lower() in ('true', '1', 'yes'):
+        return True
+    if text.lower() in ('false', '0', 'no'):
+        return False
+    raise argparse.ArgumentTypeError(f'{text} is neither True nor False')
+
+
+def add_flag(parser: argparse.ArgumentParser, name: str, text: str, default: bool | None = False) -> None:
+    """A flag that may be followed by True or False."""
+    parser.add_argument(name, type=boolean, nargs='?', const=True, default=default, metavar='BOOL', help=text)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """--device_target and --device_id."""
+    parser.add_argument('--device_target', choices=('GPU', 'CPU', 'Ascend'), default=None,
+                        help='default: GPU where MindSpore can use one, else CPU')
+    parser.add_argument('--device_id', type=int, default=0)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line and exit status 2, like every other wrong input here."""
+
+    def __init__(self, **kwargs: object) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
+
+    def error(self, message: str) -> None:
+        raise UserError(f'{message} (see {self.prog} --help)')
+
+
+def require(condition: bool, message: str) -> None:
+    """A UserError unless ``condition``."""
+    if not condition:
+        raise UserError(message)
+
+
+def positive(args: argparse.Namespace, *names: str, least: float = 1) -> None:
+    """Each of these options must be at least ``least``.
+
+    Raises:
+        UserError: names the first that is not.
+    """
+    for name in names:
+        value = getattr(args, name)
+        require(value is None or value >= least, f'--{name} {value}: must be at least {least:g}')

@@ -1,0 +1,126 @@
+"""Pictures and tables for people: comparison sheets, training curves."""
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ict import files, metrics
+
+HOLE_BINS = ((0.0, 0.1), (0.1, 0.2), (0.2, 0.4), (0.4, 0.6), (0.6, 1.01))
+
+_INK, _FAINT, _PAPER = (40, 40, 40), (215, 215, 215), (255, 255, 255)
+_LINE = (31, 119, 180)
+
+
+def _font(size: int) -> ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def sheet(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], gap: int = 6) -> np.ndarray:
+    """A table of pictures of one size: rows of (H, W, 3) uint8 under column titles -> (H', W', 3) uint8.
+
+    A shorter row is filled with paper.
+    """
+    height, width = rows[0][0].shape[:2]
+    head = 22
+    canvas = Image.new('RGB', (len(titles) * (width + gap) + gap, head + len(rows) * (height + gap)), _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for i, title in enumerate(titles):
+        draw.text((gap + i * (width + gap), 4), title, fill=_INK, font=_font(13))
+    for r, row in enumerate(rows):
+        for i, picture in enumerate(row):
+            canvas.paste(Image.fromarray(picture), (gap + i * (width + gap), head + r * (height + gap)))
+    return np.asarray(canvas)
+
+
+def curves(series: dict[str, list[tuple[int, float]]], width: int = 420, height: int = 260) -> np.ndarray:
+    """A panel for each named series of (step, value): (H, W, 3) uint8."""
+    series = {name: points for name, points in series.items() if points}
+    columns = min(3, max(1, len(series)))
+    rows = -(-len(series) // columns)
+    canvas = Image.new('RGB', (columns * width, max(1, rows) * height), _PAPER)
+    for i, (name, points) in enumerate(series.items()):
+        panel = _panel(name, points, width, height)
+        canvas.paste(panel, (i % columns * width, i // columns * height))
+    return np.asarray(canvas)
+
+
+def _panel(name: str, points: list[tuple[int, float]], width: int, height: int) -> Image.Image:
+    left, right, top, bottom = 64, 14, 28, 30
+    panel = Image.new('RGB', (width, height), _PAPER)
+    draw = ImageDraw.Draw(panel)
+    x = np.array([p[0] for p in points], float)
+    y = np.array([p[1] for p in points], float)
+    low, high = y.min(), y.max()
+    if high == low:
+        low, high = low - 0.5, high + 0.5
+    first, last = x.min(), max(x.max(), x.min() + 1)
+
+    def place(a: float, b: float) -> tuple[float, float]:
+        return (left + (a - first) / (last - first) * (width - left - right),
+                height - bottom - (b - low) / (high - low) * (height - top - bottom))
+
+    draw.text((left, 6), name, fill=_INK, font=_font(14))
+    for tick in _ticks(low, high):
+        _, level = place(first, tick)
+        draw.line([(left, level), (width - right, level)], fill=_FAINT)
+        draw.text((left - 6, level), f'{tick:.4g}', fill=_INK, font=_font(11), anchor='rm')
+    for tick in _ticks(first, last):
+        across, _ = place(tick, low)
+        draw.text((across, height - bottom + 6), f'{tick:g}', fill=_INK, font=_font(11), anchor='mt')
+    line = [place(a, b) for a, b in zip(x, y, strict=True)]
+    if len(line) > 1:
+        draw.line(line, fill=_LINE, width=2, joint='curve')
+    else:
+        draw.ellipse([line[0][0] - 2, line[0][1] - 2, line[0][0] + 2, line[0][1] + 2], fill=_LINE)
+    return panel
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers between the two, about five."""
+    step = 10.0 ** math.floor(math.log10((high - low) / 4))
+    for factor in (1, 2, 2.5, 5, 10):
+        if (high - low) / (step * factor) <= 6:
+            step *= factor
+            break
+    start = math.ceil(low / step)
+    return [i * step for i in range(start, math.floor(high / step + 1e-9) + 1)]
+
+
+def write_csv(path: str | Path, rows: Sequence[dict[str, Any]]) -> None:
+    """A table with the first row's columns, crash-safe."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(rows[0]), lineterminator='\n')
+    table.writeheader()
+    table.writerows(rows)
+    files.write_bytes(path, text.getvalue().encode('utf-8', 'surrogateescape'))
+
+
+def bin_name(low: float, high: float) -> str:
+    """'10-20 %'."""
+    return f'{100 * low:.0f}-{100 * min(high, 1.0):.0f} %'
+
+
+def by_hole(rows: Sequence[dict[str, Any]], figures: Sequence[str] = metrics.NAMES) -> list[dict[str, Any]]:
+    """Means of ``figures`` by the share of the picture in the hole (row['hole']), then over all."""
+    table = []
+    for low, high in (*HOLE_BINS, (0.0, 1.01)):
+        inside = [row for row in rows if low <= row['hole'] < high]
+        if inside:
+            name = 'all' if (low, high) == (0.0, 1.01) else bin_name(low, high)
+            table.append({'hole': name, 'results': len(inside),
+                          **{key: float(np.mean([row[key] for row in inside])) for key in figures}})
+    return table
+
+
+def write_metrics(path: Path, by_hole_path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Figures of each result, and their means by hole ratio."""
+    write_csv(path, rows)
+    write_csv(by_hole_path, by_hole(rows))

@@ -1,0 +1,469 @@
+"""What both training scripts share: feeding batches, the loop, exact resume, the log that a person can look at."""
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from tqdm import tqdm
+
+from ict import checkpoint, device, files, images, report
+from ict.errors import UserError, note
+
+if TYPE_CHECKING:
+    from mindspore import nn
+
+MOST_UNREADABLE = 0.01
+
+
+def lr_at(step: int, base: float, schedule: str, warmup_steps: int, total_steps: int) -> float:
+    """Learning rate of optimizer step ``step`` (from 0): linear warm-up, then constant or a cosine down to 0."""
+    if step < warmup_steps:
+        return base * (step + 1) / warmup_steps
+    if schedule == 'constant':
+        return base
+    passed = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return base * 0.5 * (1.0 + math.cos(math.pi * min(1.0, passed)))
+
+
+# ---------------------------------------------------------------- data
+
+@dataclass(frozen=True)
+class Order:
+    """Which picture is where in a training, whatever the number of workers, ranks or resumes.
+
+    A step takes ``batch_size`` pictures on each of ``ranks`` ranks; every epoch has its own permutation, and what
+    is left of it after the last full step is not used.
+    """
+
+    n_pictures: int
+    batch_size: int
+    seed: int
+    rank: int = 0
+    ranks: int = 1
+
+    @property
+    def pictures_per_step(self) -> int:
+        return self.batch_size * self.ranks
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return max(1, self.n_pictures // self.pictures_per_step)
+
+    def places(self, step: int) -> list[tuple[int, int, np.random.Generator]]:
+        """(picture number, place in the epoch, its random generator) for this rank's part of a step (from 0)."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        permutation = np.random.default_rng([self.seed, 1, epoch]).permutation(self.n_pictures)
+        first = within * self.pictures_per_step + self.rank * self.batch_size
+        return [(int(permutation[place % self.n_pictures]), place, np.random.default_rng([self.seed, 2, epoch, place]))
+                for place in range(first, first + self.batch_size)]
+
+
+class Dataset(Protocol):
+    """Makes the batch of a step; runs in worker processes and needs no MindSpore."""
+
+    def __call__(self, step: int) -> tuple[tuple[np.ndarray, ...], list[str]]:
+        """Arrays of this step's batch, and a line for each picture that could not be read."""
+
+
+def read_or_replace(n_pictures: int, wanted: int, rng: np.random.Generator, read: Callable[[int], Any],
+                    failures: list[str]) -> Any:
+    """``read(wanted)``, or another picture drawn from ``rng`` when that one is unreadable; the line is kept."""
+    for _ in range(100):
+        try:
+            return read(wanted)
+        except UserError as error:
+            failures.append(str(error))
+            wanted = int(rng.integers(n_pictures))
+    raise UserError('100 images drawn one after another were unreadable; the last: ' + failures[-1])
+
+
+_dataset: Dataset | None = None
+
+
+def _begin_worker(dataset: Dataset, parent: int) -> None:
+    global _dataset
+    _dataset = dataset
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    import cv2
+    cv2.setNumThreads(0)
+
+    def watch() -> None:  # a killed parent can't end its workers
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _make_batch(step: int) -> tuple[tuple[np.ndarray, ...], list[str]]:
+    return _dataset(step)
+
+
+class Feeder:
+    """Batches in order, made ahead in worker processes.
+
+    The workers are forked at once, so make it before MindSpore is imported: they then share the file list with
+    this process and start no threads of the framework.
+    """
+
+    def __init__(self, dataset: Dataset, workers: int, first_step: int, last_step: int) -> None:
+        self.dataset = dataset
+        self.steps = iter(range(first_step, last_step))
+        self.waiting: deque[Future] = deque()
+        self.pool = None
+        if workers > 0:
+            self.pool = ProcessPoolExecutor(workers, get_context('fork'), _begin_worker, (dataset, os.getpid()))
+            for _ in range(2 * workers):
+                self._ask()
+
+    def _ask(self) -> None:
+        step = next(self.steps, None)
+        if step is not None:
+            self.waiting.append(self.pool.submit(_make_batch, step))
+
+    def __iter__(self) -> Iterator[tuple[tuple[np.ndarray, ...], list[str]]]:
+        if self.pool is None:
+            for step in self.steps:
+                yield self.dataset(step)
+            return
+        while self.waiting:
+            try:
+                ready = self.waiting.popleft().result()
+            except BrokenProcessPool:
+                raise UserError('a data worker died (out of memory?); try a smaller --num_workers') from None
+            self._ask()
+            yield ready
+
+    def close(self) -> None:
+        """End the workers."""
+        if self.pool is not None:
+            self.pool.shutdown(wait=False, cancel_futures=True)
+
+
+class Unreadable:
+    """Counts and names unreadable pictures; more than 1 % of all stops the run."""
+
+    def __init__(self, n_pictures: int) -> None:
+        self.n_pictures = n_pictures
+        self.seen: set[str] = set()
+
+    def add(self, failures: list[str]) -> None:
+        for line in failures:
+            if line not in self.seen:
+                self.seen.add(line)
+                tqdm.write(f'skipped ({len(self.seen)} so far): {line}', file=sys.stderr)
+        if len(self.seen) > MOST_UNREADABLE * self.n_pictures:
+            raise UserError(f'{len(self.seen)} of {self.n_pictures} images are unreadable, more than 1 %; '
+                            f'mend or remove them: {min(self.seen)}')
+
+
+# ---------------------------------------------------------------- what is kept
+
+@dataclass
+class Progress:
+    """Where a training is; goes into its state.
+
+    Attributes:
+        step: optimizer steps done.
+        best: the best validation score, or window mean, so far (lower is better).
+        sums, count: of the running means of this epoch.
+        window_sum, window_count: of the published rule for 'best', since the last save.
+        unreadable: lines of pictures that were skipped.
+    """
+
+    step: int = 0
+    previous_save: int = 0
+    best: float = math.inf
+    sums: dict[str, float] = field(default_factory=dict)
+    count: int = 0
+    window_sum: float = 0.0
+    window_count: int = 0
+    unreadable: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Network:
+    """A trained network: its parameters, its optimizer's, and what its checkpoints record."""
+
+    net: nn.Cell
+    optimizer: nn.Optimizer
+    record: dict[str, Any]
+
+    def weights(self) -> dict[str, Any]:
+        return {p.name: p for p in self.net.get_parameters()}
+
+    def moments(self) -> dict[str, Any]:
+        own = {id(p) for p in self.net.get_parameters()}
+        return {p.name: p for p in self.optimizer.get_parameters() if id(p) not in own}
+
+
+class Keeper:
+    """Writes ``latest`` and ``best`` checkpoints and the state that an exact resume needs.
+
+    One save is one commit point: everything is written beside first, and the state, which holds the weights too, is
+    renamed before the exported weights. A resume reads the state alone.
+    """
+
+    def __init__(self, folder: Path, networks: dict[str, Network], settings: dict[str, Any],
+                 colours: np.ndarray | None, extra: dict[str, Any] | None = None) -> None:
+        self.folder, self.networks, self.settings, self.colours = folder, networks, settings, colours
+        self.extra = extra or {}  # further parameters of the training, by name
+        self.state = folder / state_name(next(iter(networks)))
+
+    def save(self, progress: Progress) -> None:
+        """The latest weights and state."""
+        tensors = {f'extra/{name}': p for name, p in self.extra.items()}
+        for name, network in self.networks.items():
+            tensors |= {f'{name}/weights/{k}': v for k, v in network.weights().items()}
+            tensors |= {f'{name}/moments/{k}': v for k, v in network.moments().items()}
+        record = {'network': 'state', 'progress': vars(progress), 'settings': self.settings}
+        self._write('latest', progress, [(self.state, tensors, record, None)])
+        progress.previous_save = progress.step
+
+    def save_best(self, progress: Progress) -> None:
+        """The weights as they are now, as the best."""
+        self._write('best', progress, [])
+
+    def _write(self, which: str, progress: Progress, first: list) -> None:
+        jobs = first + [(self.folder / f'{name}_{which}.ckpt', network.weights(),
+                         {**network.record, 'step': progress.step, 'settings': self.settings}, self.colours)
+                        for name, network in self.networks.items()]
+        temporaries = []
+        try:
+            for i, (path, tensors, record, colours) in enumerate(jobs):
+                temporary = path.with_name(f'{files.TEMPORARY}{os.getpid()}-{i}.ckpt')
+                temporaries.append(temporary)
+                checkpoint.save(temporary, tensors, record, colours)
+            for temporary, (path, *_) in zip(temporaries, jobs, strict=True):
+                files.commit(temporary, path)
+        except OSError as error:
+            raise UserError(f'{self.folder}: cannot save ({error.strerror}); '
+                            f'the checkpoints there are whole, of step {progress.previous_save}') from None
+        finally:
+            for temporary in temporaries:
+                temporary.unlink(missing_ok=True)
+
+    def restore(self, state: checkpoint.Checkpoint) -> Progress:
+        """Set everything from a state."""
+        import mindspore as ms
+        targets = {f'extra/{name}': p for name, p in self.extra.items()}
+        for name, network in self.networks.items():
+            targets |= {f'{name}/weights/{k}': v for k, v in network.weights().items()}
+            targets |= {f'{name}/moments/{k}': v for k, v in network.moments().items()}
+        checkpoint.check(state, {name: tuple(p.shape) for name, p in targets.items()})
+        for name, parameter in targets.items():
+            parameter.set_data(ms.Tensor(state.array(name), parameter.dtype))
+        return Progress(**state.record['progress'])
+
+
+def state_name(network: str) -> str:
+    """File name of the training state beside ``<network>_latest.ckpt``."""
+    return f'{network}_latest_state.ckpt'
+
+
+def find_state(weights: Path) -> checkpoint.Checkpoint | None:
+    """The training state that belongs to a weights file, or None.
+
+    Raises:
+        UserError: the state beside it belongs to other weights.
+    """
+    path = weights.with_name(weights.stem + '_state.ckpt')
+    if not path.is_file():
+        return None
+    state = checkpoint.read(path, '--ckpt_path').expect('state', '--ckpt_path')
+    progress = state.record['progress']
+    if weights.is_file():
+        step = checkpoint.read(weights).record.get('step')
+        if step not in (progress['step'], progress['previous_save']):
+            raise UserError(f'{path}: is of step {progress["step"]}, {weights.name} of step {step}; '
+                            f'remove the state to go on from the weights alone, or bring the weights back')
+    return state
+
+
+def say_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """A line when a resumed training has other settings, which makes it no exact continuation."""
+    changed = [f'{key} {before.get(key)} -> {now.get(key)}' for key in sorted(before.keys() | now.keys())
+               if before.get(key) != now.get(key)]
+    if changed:
+        note('resuming with other settings, so not an exact continuation: ' + ', '.join(changed))
+
+
+# ---------------------------------------------------------------- the log
+
+class Log:
+    """Console lines, ``log.csv`` and ``curves.png`` beside the checkpoints."""
+
+    def __init__(self, folder: Path, progress: Progress, writes: bool) -> None:
+        self.path, self.picture, self.writes = folder / 'log.csv', folder / 'curves.png', writes
+        self.rows: list[dict[str, str]] = []
+        if progress.step and self.path.is_file():
+            with open(self.path, newline='', encoding='utf-8') as stream:
+                self.rows = [row for row in csv.DictReader(stream) if int(row['step']) <= progress.step]
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """A row of figures of one step."""
+        self.rows.append({'step': str(step), **{k: f'{v:.6g}' for k, v in values.items()}})
+
+    def flush(self) -> None:
+        """Write the table and the picture of the curves."""
+        if not self.writes or not self.rows:
+            return
+        columns = list(dict.fromkeys(key for row in self.rows for key in row))
+        text = io.StringIO()
+        table = csv.DictWriter(text, columns, lineterminator='\n')
+        table.writeheader()
+        table.writerows(self.rows)
+        files.write_bytes(self.path, text.getvalue().encode())
+        series = {}
+        for key in columns:
+            if key not in ('step', 'epoch', 'seconds'):
+                points = [(int(row['step']), float(row[key])) for row in self.rows if row.get(key)]
+                series[key] = points
+        images.write_png(self.picture, report.curves(series))
+
+
+class StopRequest:
+    """Ctrl-C and SIGTERM ask for a stop after the step; a second Ctrl-C ends at once."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+
+    def __enter__(self) -> StopRequest:
+        self.before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, _: object) -> None:
+        if self.signal:
+            raise KeyboardInterrupt
+        self.signal = number
+
+
+# ---------------------------------------------------------------- the loop
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how often; steps are optimizer steps.
+
+    Attributes:
+        console: the published line for (epoch from 0, steps done in the epoch, running means of the epoch).
+        best_of: the figure whose window mean decides 'best' without validation, and its sign (+1: lower is better).
+    """
+
+    last_step: int
+    log_every: int
+    save_every: int
+    val_every: int
+    console: Callable[[int, int, dict[str, float]], str]
+    best_of: tuple[str, float]
+
+
+def fit(plan: Plan, order: Order, feeder: Feeder, take_step: Callable[[int, tuple[np.ndarray, ...]], dict[str, float]],
+        keeper: Keeper, progress: Progress, validate: Callable[[int], tuple[float, dict[str, float]]] | None) -> int:
+    """Train until ``plan.last_step``.
+
+    Args:
+        take_step: (step from 0, arrays) -> figures of the step; 'loss' and whatever else must be finite.
+        validate: steps done -> (score, lower is better; figures for the log).
+
+    Returns:
+        Exit status: 0, or 128 + the signal that asked for a stop.
+
+    Raises:
+        UserError: a figure that is not finite, or too many unreadable pictures.
+    """
+    log = Log(keeper.folder, progress, device.is_writer())
+    unreadable = Unreadable(order.n_pictures)
+    unreadable.seen.update(progress.unreadable)
+    bar = tqdm(total=plan.last_step, initial=progress.step, unit='step', disable=None if device.is_writer() else True)
+    started = time.perf_counter()
+    with StopRequest() as stop, bar:
+        for arrays, failures in feeder:
+            unreadable.add(failures)
+            figures = take_step(progress.step, arrays)
+            wrong = {k: v for k, v in figures.items() if not math.isfinite(v)}
+            if wrong:
+                raise UserError(f'step {progress.step + 1}: {", ".join(f"{k} is {v}" for k, v in wrong.items())}; '
+                                f'stopped, the checkpoints of step {progress.previous_save} are whole; '
+                                f'try a lower learning rate or --clip_norm')
+            _count(progress, figures, plan, order)
+            epoch, within = divmod(progress.step - 1, order.steps_per_epoch)
+            done = progress.step == plan.last_step
+            bar.update()
+            if progress.step % plan.log_every == 0 or within + 1 == order.steps_per_epoch or done:
+                means = {k: v / progress.count for k, v in progress.sums.items()}
+                if device.is_writer():
+                    tqdm.write(plan.console(epoch, within + 1, means))
+                log.add(progress.step, {'epoch': epoch, **means, 'seconds': time.perf_counter() - started})
+            scored = validate is not None and (progress.step % plan.val_every == 0 or done)
+            if scored:
+                score, seen = validate(progress.step)
+                if device.is_writer():
+                    tqdm.write(f'step {progress.step}: ' + ', '.join(f'{k} {v:.5g}' for k, v in seen.items()))
+                log.add(progress.step, {'epoch': epoch, **seen, 'seconds': time.perf_counter() - started})
+                _keep_best(progress, score, keeper)
+            asked = device.any_rank(bool(stop.signal))
+            if progress.step % plan.save_every == 0 or done or asked:
+                if validate is None and (progress.step % plan.save_every == 0 or done):
+                    _keep_best(progress, progress.window_sum / progress.window_count, keeper)
+                    progress.window_sum, progress.window_count = 0.0, 0
+                progress.unreadable = sorted(unreadable.seen)
+                if device.is_writer():
+                    keeper.save(progress)
+                log.flush()
+            elif scored or progress.step % plan.log_every == 0:
+                log.flush()
+            if asked and not done:
+                note(f'stopped at step {progress.step}, saved in {keeper.folder}; --ckpt_path continues from there')
+                return 128 + (stop.signal or signal.SIGTERM)
+    return 0
+
+
+def _count(progress: Progress, figures: dict[str, float], plan: Plan, order: Order) -> None:
+    if progress.step % order.steps_per_epoch == 0:
+        progress.sums, progress.count = {}, 0
+    progress.step += 1
+    progress.count += 1
+    for key, value in figures.items():
+        progress.sums[key] = progress.sums.get(key, 0.0) + value
+    key, sign = plan.best_of
+    progress.window_sum += sign * figures[key]
+    progress.window_count += 1
+
+
+def _keep_best(progress: Progress, score: float, keeper: Keeper) -> None:
+    if score < progress.best:
+        progress.best = score
+        if device.is_writer():
+            keeper.save_best(progress)
+
+
+def say(message: str) -> None:
+    """A line from the rank that writes."""
+    if device.is_writer():
+        note(message)
+
+
+def settings_of(args: Any, without: tuple[str, ...]) -> dict[str, Any]:
+    """The options that a training's course depends on, as JSON values."""
+    return json.loads(json.dumps({k: v for k, v in sorted(vars(args).items()) if k not in without}))

@@ -1,0 +1,138 @@
+"""Complete photographs: stage 1 samples priors into <save_place>/AP, stage 2 paints them into <save_place>.
+
+``python run.py`` completes the bundled samples; ``python run.py --input_image photo.jpg --input_mask mask.png``
+completes one's own with the bundled demo checkpoints.
+"""
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent
+sys.path[0] = str(ROOT)
+
+from Guided_Upsample import infer as stage_2  # noqa: E402
+from ict import files, inputs, options  # noqa: E402
+from ict.errors import UserError, note, run  # noqa: E402
+from ict.options import positive, require  # noqa: E402
+from Transformer import infer as stage_1  # noqa: E402
+
+PUBLISHED = ('ImageNet', 'FFHQ', 'Places2_Nature')
+SAMPLES, SAMPLE_MASKS = ROOT / 'images' / 'samples', ROOT / 'mask' / 'testing_mask_dataset'
+DEMO_SAMPLES = 3
+
+
+def arguments(argv: list[str]) -> Any:
+    parser = options.Parser(prog='run.py', description='Complete photographs with both stages.')
+    add = parser.add_argument
+    add('--transformer_ckpt', default='', help="stage 1's checkpoint (default: --model's)")
+    add('--upsample_ckpt', default='', help="stage 2's checkpoint, or the folder that holds it (default: --model's)")
+    add('--model', choices=('demo', *PUBLISHED), default='demo', help='a pair of checkpoints by name')
+    add('--input_image', default='', help='images: folder (searched recursively), file, or list of paths '
+                                          '(default: the bundled samples)')
+    add('--input_mask', default='', help='masks likewise, white = hole; a single file serves all images')
+    add('--save_place', default='./save', help='results, priors (AP) and metrics go here')
+    add('--sample_num', type=int, default=1, help='completions an image')
+    options.add_flag(parser, '--test_only', 'metrics only: no result pictures are kept')
+    options.add_device(parser)
+    stage_1.add_sampling(parser)
+    stage_2.add_painting(parser)
+    inputs.add_options(parser)
+    args = parser.parse_args(argv)
+    positive(args, 'sample_num')
+    stage_1.check_sampling(args)
+    require(bool(args.input_image) == bool(args.input_mask), '--input_image and --input_mask: give both')
+    require(bool(args.transformer_ckpt) == bool(args.upsample_ckpt), '--transformer_ckpt and --upsample_ckpt: give '
+                                                                     'both, they belong together')
+    if not argv:
+        args.sample_num, args.sample_steps, args.visualize = DEMO_SAMPLES, stage_1.RECOMMENDED_STEPS, True
+    if not args.input_image:
+        args.input_image, args.input_mask = str(SAMPLES), str(SAMPLE_MASKS)
+    if args.keep_size and args.geometry is None:
+        args.geometry = 'resize'
+    if not args.transformer_ckpt:
+        args.transformer_ckpt, args.upsample_ckpt = checkpoints_of(args.model)
+    return args
+
+
+def checkpoints_of(model: str) -> tuple[str, str]:
+    """Where a named pair lies.
+
+    Raises:
+        UserError: it is not there; says how to fetch it.
+    """
+    place = ROOT / 'ckpts_ICT'
+    if model == 'demo':
+        pair = place / 'demo' / 'Transformer.ckpt', place / 'demo' / 'InpaintingModel_gen.ckpt'
+    else:
+        pair = (place / 'origin' / 'Transformer' / f'{model}.ckpt',
+                place / 'origin' / 'Upsample' / model / 'InpaintingModel_gen.ckpt')
+    for path in pair:
+        if not path.is_file():
+            remedy = 'restore it with git checkout' if model == 'demo' else \
+                f'fetch it: python ckpts_ICT/download.py {model}'
+            raise UserError(f'--model {model}: {path} is missing; {remedy}')
+    return str(pair[0]), str(pair[1])
+
+
+def commands(args: Any) -> tuple[list[str], list[str]]:
+    """Argument lists of the two stages."""
+    def given(*names: str) -> list[str]:
+        return [text for name in names if (value := getattr(args, name)) not in (None, '')
+                for text in (f'--{name}', str(value))]
+
+    shared = given('mask_mode', 'geometry', 'invert_mask', 'dilate', 'max_pixels', 'overwrite', 'prior_size', 'kmeans',
+                   'seed', 'batch_size', 'amp_level', 'device_target', 'device_id')
+    priors = str(Path(args.save_place) / 'AP')
+    first = ['--ckpt_path', args.transformer_ckpt, '--image_url', args.input_image, '--mask_url', args.input_mask,
+             '--save_url', priors, '--condition_num', str(args.sample_num), *shared,
+             *given('top_k', 'temperature', 'n_head', 'GELU_2', 'sample_steps', 'schedule', 'step_schedule',
+                    'deterministic')]
+    second = ['--ckpt_path', args.upsample_ckpt, '--input', args.input_image, '--mask', args.input_mask,
+              '--prior', priors, '--save_path', args.save_place, '--condition_num', str(args.sample_num), *shared,
+              *given('padding', 'keep_size', 'visualize', 'test_only')]
+    return first, second
+
+
+def call(script: Path, argv: list[str]) -> int:
+    """Run a stage in a process of its own, which a signal to this one ends too; its exit status."""
+    child = subprocess.Popen([sys.executable, str(script), *argv])
+
+    def forward(number: int, _: FrameType | None) -> None:
+        child.send_signal(number)
+
+    before = signal.signal(signal.SIGTERM, forward)
+    try:
+        status = child.wait()
+    except KeyboardInterrupt:
+        child.wait()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if status < 0:
+        note(f'{script.parent.name}/{script.name} was ended by signal {-status}'
+             f'{" (out of memory?)" if status == -signal.SIGKILL else ""}; the same command continues')
+        return 128 - status
+    return status
+
+
+def main(argv: list[str]) -> int:
+    args = arguments(argv)
+    files.output_folder(args.save_place, '--save_place')
+    first, second = commands(args)
+    stage_1.check(stage_1.arguments(first))
+    stage_2.check_model(stage_2.arguments(second))
+    worst = call(ROOT / 'Transformer' / 'infer.py', first)
+    if worst in (0, inputs.SOME_FAILED):
+        worst = max(worst, call(ROOT / 'Guided_Upsample' / 'infer.py', second))
+    if worst in (0, inputs.SOME_FAILED) and not args.test_only:
+        print(f'results: {Path(args.save_place).resolve()}')
+    return worst
+
+
+if __name__ == '__main__':
+    sys.exit(run(main))
