@@ -13,7 +13,8 @@ from types import FrameType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent
-sys.path[0] = str(ROOT)
+if not __package__:
+    sys.path[0] = str(ROOT)
 
 from Guided_Upsample import infer as stage_2  # noqa: E402
 from ict import files, inputs, options  # noqa: E402

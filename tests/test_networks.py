@@ -1,0 +1,149 @@
+"""The networks are the published ones: names, shapes and outputs, in float32."""
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+import pytest
+
+from Guided_Upsample.models import loss
+from Guided_Upsample.models.architecture import DISCRIMINATOR
+from Guided_Upsample.models.architecture import Architecture as Painter
+from Guided_Upsample.models.networks import Discriminator, Generator
+from Guided_Upsample.models.vgg import VGG19
+from tests.conftest import made_up, names, parity, set_weights
+from Transformer.models.architecture import Architecture
+from Transformer.models.networks import GPT, start_structured
+
+TOLERANCE = 2e-4
+
+
+def shapes(net) -> dict[str, tuple[int, ...]]:
+    return {p.name: tuple(p.shape) for p in net.get_parameters()}
+
+
+def gpt_of(arrays: dict[str, np.ndarray], gelu_2: bool, gelu: str = 'tanh') -> GPT:
+    vocab, n_embd, n_layer, n_head, block = (int(v) for v in arrays['config'])
+    net = GPT(vocab, n_embd, n_layer, n_head, block, gelu_2, gelu=gelu)
+    set_weights(net, made_up(shapes(net), 7))
+    net.set_train(False)
+    return net
+
+
+def test_transformer_has_the_published_names_and_shapes():
+    wanted = {k: tuple(v) for k, v in names('names_transformer.json').items() if not k.endswith('attn.mask')}
+    assert Architecture(1, 1024, 8, 32, 512, True).shapes() == wanted
+    assert shapes(GPT(64, 48, 3, 4, 64, True)) == Architecture(3, 48, 4, 8, 64, True).shapes()
+
+
+def test_upsampler_has_the_published_names_and_shapes():
+    wanted = {part: {k: tuple(v) for k, v in tensors.items()} for part, tensors in names('names_upsample.json').items()}
+    assert shapes(Generator()) == Painter().shapes() == wanted['generator']
+    assert shapes(Discriminator(3)) == DISCRIMINATOR == wanted['discriminator']
+    assert shapes(VGG19()) == wanted['vgg19']
+
+
+@pytest.mark.parametrize('gelu_2', [False, True])
+def test_transformer_logits_equal_the_published(gelu_2):
+    arrays = parity(f'transformer_gelu2_{int(gelu_2)}.npz')
+    logits = gpt_of(arrays, gelu_2)(ms.Tensor(arrays['idx']), ms.Tensor(arrays['masks'])).asnumpy()
+    np.testing.assert_allclose(logits, arrays['logits'], atol=TOLERANCE)
+
+
+@pytest.mark.parametrize('gelu_2', [False, True])
+def test_transformer_logits_equal_pytorch(gelu_2):
+    arrays = parity(f'pytorch_transformer_gelu2_{int(gelu_2)}.npz')
+    vocab, n_embd, n_layer, n_head, block = (int(v) for v in arrays['config'])
+    net = GPT(vocab, n_embd, n_layer, n_head, block, gelu_2, gelu='erf')
+    # PyTorch's names sort differently, so the same seed gives other weights.
+    to_pytorch = {name: name.replace('.gamma', '.weight').replace('.beta', '.bias').replace('embedding_table', 'weight')
+                  for name in shapes(net)}
+    pytorch_shapes = {to_pytorch[name]: shape for name, shape in shapes(net).items()}
+    weights = made_up(pytorch_shapes, 7, norm_scale='ln')  # '.ln*.weight' below
+    rng_weights = made_up(pytorch_shapes, 7, norm_scale='\0')
+    for name in weights:
+        is_scale = '.ln' in f'.{name}' and name.endswith('.weight') and len(pytorch_shapes[name]) == 1
+        weights[name] = rng_weights[name] + (1 if is_scale else 0)
+    set_weights(net, {name: weights[to_pytorch[name]] for name in to_pytorch})
+    net.set_train(False)
+    logits = net(ms.Tensor(arrays['idx']), ms.Tensor(arrays['masks'])).asnumpy()
+    np.testing.assert_allclose(logits, arrays['logits'], atol=TOLERANCE)
+
+
+def test_logits_at_some_positions_equal_the_full_forward():
+    arrays = parity('transformer_gelu2_1.npz')
+    net = gpt_of(arrays, True)
+    idx, masks = ms.Tensor(arrays['idx']), ms.Tensor(arrays['masks'])
+    positions = np.random.default_rng(0).integers(0, 64, (2, 5))
+    rows = ms.Tensor((positions + 64 * np.arange(2)[:, None]).reshape(-1).astype(np.int32))
+    trimmed = net.logits_at(idx, masks, rows).asnumpy()
+    full = net(idx, masks).asnumpy()
+    np.testing.assert_allclose(trimmed, np.take_along_axis(full, positions[..., None], 1), atol=1e-5)
+
+
+def test_a_seed_fixes_the_initial_weights_and_they_are_the_published_distribution():
+    def weights(seed: int) -> dict[str, np.ndarray]:
+        net = GPT(64, 48, 2, 4, 64, rng=np.random.default_rng(seed))
+        return {p.name: p.asnumpy() for p in net.get_parameters()}
+    one, same, other = weights(3), weights(3), weights(4)
+    for name, value in one.items():
+        np.testing.assert_array_equal(value, same[name])
+        if name.endswith('.weight') or name.endswith('embedding_table'):
+            assert abs(value.std() - 0.02) < 0.002 and abs(value.mean()) < 0.002
+            assert (value != other[name]).any()
+        elif name.endswith('gamma'):
+            assert (value == 1).all()
+        else:
+            assert (value == 0).all(), name
+
+
+def test_structured_start_puts_neighbours_near_each_other(colours):
+    net = GPT(len(colours), 48, 1, 2, 64)
+    start_structured(net, colours, 8, np.random.default_rng(0))
+    place = net.pos_emb.asnumpy()[0].reshape(8, 8, 48)
+    assert np.linalg.norm(place[3, 3] - place[3, 4]) < np.linalg.norm(place[3, 3] - place[3, 7])
+    table = net.tok_emb.embedding_table.asnumpy()
+    distance = np.linalg.norm(colours - colours[0], axis=1)
+    near, far = np.argsort(distance)[[1, -1]]
+    assert np.linalg.norm(table[near] - table[0]) < np.linalg.norm(table[far] - table[0])
+    assert abs(np.abs(place).max() - 0.3) < 0.01
+
+
+def upsampler(arrays: dict[str, np.ndarray], padding: str) -> Generator:
+    net = Generator(int(arrays['config'][0]), 64, padding)
+    set_weights(net, made_up(shapes(net), 7))
+    return net
+
+
+@pytest.mark.parametrize(('file', 'padding'), [('upsample.npz', 'symmetric'), ('pytorch_upsample.npz', 'reflect')])
+def test_generator_equals_the_published(file, padding):
+    arrays = parity(file)
+    output = upsampler(arrays, padding)(*[ms.Tensor(arrays[k]) for k in ('images', 'edges', 'masks')]).asnumpy()
+    np.testing.assert_allclose(output, arrays['output'], atol=TOLERANCE)
+
+
+def test_generator_accepts_one_mask_channel():
+    arrays = parity('upsample.npz')
+    net = upsampler(arrays, 'symmetric')
+    output = net(ms.Tensor(arrays['images']), ms.Tensor(arrays['edges']), ms.Tensor(arrays['masks'][:, :1])).asnumpy()
+    np.testing.assert_allclose(output, arrays['output'], atol=TOLERANCE)
+
+
+def test_discriminator_and_all_losses_equal_the_published():
+    arrays = parity('upsample.npz')
+    images, masks = ms.Tensor(arrays['images']), ms.Tensor(arrays['masks'])
+    judge, vgg = Discriminator(3), VGG19()
+    set_weights(judge, made_up(shapes(judge), 17))
+    set_weights(vgg, made_up(shapes(vgg), 27))
+    output = upsampler(arrays, 'symmetric')(images, ms.Tensor(arrays['edges']), masks)
+    real_scores, features = judge(images)
+    fake_scores, _ = judge(output)
+    np.testing.assert_allclose(real_scores.asnumpy(), arrays['disc'], atol=TOLERANCE)
+    assert [f.shape[1] for f in features] == [64, 128, 256, 512, 1]
+    terms = {'loss_adv': loss.adversarial(fake_scores, True), 'loss_l1': loss.masked_l1(output, images, masks),
+             'loss_content': loss.content(vgg(output), vgg(images)),
+             'loss_style': loss.style(vgg(output * masks), vgg(images * masks)),
+             'loss_d': loss.discriminator_loss(real_scores, fake_scores)[0]}
+    for name, value in terms.items():
+        assert float(value) == pytest.approx(float(arrays[name]), rel=1e-4), name
+    total = (0.1 * terms['loss_adv'] + terms['loss_l1'] + 0.1 * terms['loss_content'] + 250 * terms['loss_style'])
+    assert float(total) == pytest.approx(float(arrays['loss_g']), rel=1e-4)
