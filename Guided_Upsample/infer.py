@@ -60,7 +60,8 @@ def arguments(argv: list[str]) -> Any:
     options.add_device(parser)
     add_painting(parser)
     add('--seed', type=int, default=0, help='accepted: nothing here is random')
-    add('--batch_size', type=int, default=1, help='pictures in one forward pass; changes no result')
+    add('--batch_size', type=int, default=1, help='pictures in one forward pass (on a CPU one after another, which is as fast); '
+                                                       'changes no result')
     add('--amp_level', choices=('O0', 'O2', 'O3'), default='O0', help='O2, O3: float16 on a GPU')
     inputs.add_options(parser)
     options.add_flag(parser, '--distributed', 'one process of several started by msrun, which share the images')
@@ -256,7 +257,7 @@ def _paint(args: Any, found: checkpoint.Checkpoint, shape: architecture.Architec
     device.start(args.device_target, args.device_id, args.distributed)
     from Guided_Upsample.models import paint
 
-    painter = paint.Painter(paint.load(found, shape), args.batch_size, args.amp_level)
+    painter = paint.Painter(paint.load(found, shape), device.rows_at_once(args.batch_size), args.amp_level)
     with tqdm(total=len(todo), desc='results', unit='result',
               disable=None if device.is_writer() else True) as bar:
         for batch in _batches(args, conditions, view, work, todo, outcome, bar):

@@ -184,7 +184,7 @@ def _work(args: Any, folder: Path, centres: np.ndarray, shape: architecture.Arch
     rng = np.random.default_rng([args.seed, 0])
     generator = networks.Generator(shape.residual_blocks, shape.base_channels, shape.padding, rng=rng)
     discriminator = networks.Discriminator(3, rng=rng)
-    painter = Painter(generator, args.batch_size)
+    painter = Painter(generator, device.rows_at_once(args.batch_size))
 
     def validate(step: int) -> tuple[float, dict[str, float]]:
         means, sheet = score(held_back, painter, args.batch_size)

@@ -66,7 +66,8 @@ def add_sampling(parser: Any) -> None:
         help='which tokens a pass fills (default: raster with --sample_steps 0, else halton)')
     add('--step_schedule', choices=sampling.STEP_SCHEDULES, default='cosine', help='how many tokens a pass fills')
     options.add_flag(parser, '--deterministic', 'the mean colour that the model expects instead of a sample')
-    add('--batch_size', type=int, default=1, help='images x samples in one forward pass; changes no result')
+    add('--batch_size', type=int, default=1, help='images x samples in one forward pass (on a CPU one after another, which is as fast); '
+                                                       'changes no result')
     add('--amp_level', choices=('O0', 'O2', 'O3'), default='O0', help='O2, O3: float16 on a GPU')
 
 
@@ -199,7 +200,8 @@ def _sample(args: Any, found: checkpoint.Checkpoint, shape: architecture.Archite
     from Transformer.models import predict
 
     quantise = palette.Quantiser(colours)
-    model = predict.Predictor(predict.load(found, shape), args.batch_size, shape.prior_size ** 2, args.amp_level)
+    model = predict.Predictor(predict.load(found, shape), device.rows_at_once(args.batch_size), shape.prior_size ** 2,
+                              args.amp_level)
     sampler = sampling.Sampler(model, shape.prior_size, settings, quantise.colours)
     writes = device.is_writer()
     with tqdm(total=len(todo), desc='priors', unit='prior', disable=None if writes else True) as bar, \

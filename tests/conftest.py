@@ -107,6 +107,12 @@ def command(script: str, *argv: object, cwd: Path | None = None, **more) -> subp
                           text=True, timeout=300, **more)
 
 
+def module(name: str, *argv: object, **more) -> subprocess.CompletedProcess:
+    """Run ``python -m name`` from the repository root."""
+    return subprocess.run([sys.executable, '-m', name, *map(str, argv)], cwd=ROOT, capture_output=True, text=True,
+                          timeout=300, **more)
+
+
 def files_of(folder: Path) -> dict[str, bytes]:
     """Every file below a folder with its content."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob('*')) if p.is_file()}

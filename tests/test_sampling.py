@@ -167,7 +167,7 @@ def test_deterministic_mode_gives_the_expected_colour_whatever_the_seed():
         np.testing.assert_allclose(one[b].expected[holes[b]], (weight[b] @ palette.astype(float))[holes[b]], rtol=1e-6)
 
 
-def test_predictor_gives_the_same_for_any_batch_size_and_fills_up_short_batches():
+def test_predictor_gives_the_same_for_any_number_of_rows_and_fills_up_short_batches():
     net = GPT(32, 16, 2, 2, 64, True)
     set_weights(net, made_up({p.name: p.shape for p in net.get_parameters()}, 3))
     net.set_train(False)
@@ -176,6 +176,6 @@ def test_predictor_gives_the_same_for_any_batch_size_and_fills_up_short_batches(
     masks = (rng.random((3, 64)) < 0.4).astype(np.float32)
     where = rng.integers(0, 64, (3, 4)).astype(np.int32)
     full = net(ms.Tensor(tokens), ms.Tensor(masks)).asnumpy()
-    for size in (3, 4):
+    for size in (1, 2, 3, 4):
         read = predict.Predictor(net, size, 64)(tokens, masks, where)
         np.testing.assert_allclose(read, np.take_along_axis(full, where[..., None].astype(np.int64), 1), atol=1e-5)

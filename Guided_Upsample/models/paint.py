@@ -22,26 +22,33 @@ def load(found: checkpoints.Checkpoint, shape: Architecture) -> Generator:
 
 
 class Painter:
-    """Paints holes: 8-bit pictures in, completed float pictures out; known pixels stay what they are.
+    """Paints holes: 8-bit pictures in, completed float pictures out.
 
-    The compiled shape is fixed: a short batch is filled up and cut again.
+    Args:
+        rows: pictures in one forward pass, the compiled shape; more than one fills a GPU, and on a CPU gains nothing
+            and would round differently.
     """
 
-    def __init__(self, generator: Generator, batch_size: int, amp_level: str = 'O0') -> None:
-        self.generator, self.batch = optimizers.mixed_precision(generator, amp_level), batch_size
+    def __init__(self, generator: Generator, rows: int, amp_level: str = 'O0') -> None:
+        self.generator, self.rows = optimizers.mixed_precision(generator, amp_level), rows
 
     def __call__(self, images: np.ndarray, priors: np.ndarray, holes: np.ndarray) -> np.ndarray:
-        """images, priors (B, S, S, 3) uint8, holes (B, S, S) bool -> (B, S, S, 3) float32 in [0, 1]."""
-        painted = self.everywhere(images, priors, holes)
-        return np.where(holes[..., None], painted, images / np.float32(255))
+        """images, priors (B, S, S, 3) uint8, holes (B, S, S) bool -> (B, S, S, 3) float32 in [0, 1].
+
+        Known pixels stay what they are.
+        """
+        return np.where(holes[..., None], self.everywhere(images, priors, holes), images / np.float32(255))
 
     def everywhere(self, images: np.ndarray, priors: np.ndarray, holes: np.ndarray) -> np.ndarray:
         """The same before known pixels are put back."""
-        count = len(images)
-        part = np.arange(self.batch) % count
-        inputs = as_network_input(images[part], priors[part], holes[part])
+        inputs = as_network_input(images, priors, holes)
         training = self.generator.training
         self.generator.set_train(False)
-        output = self.generator(*[ms.Tensor(x) for x in inputs]).asnumpy()[:count].astype(np.float32, copy=False)
+        parts = []
+        for start in range(0, len(images), self.rows):
+            count = min(self.rows, len(images) - start)
+            part = start + np.arange(self.rows) % count  # a short batch is filled up and cut again
+            output = self.generator(*[ms.Tensor(x[part]) for x in inputs])
+            parts.append(output.asnumpy()[:count].astype(np.float32, copy=False))
         self.generator.set_train(training)
-        return output.transpose(0, 2, 3, 1)
+        return np.concatenate(parts).transpose(0, 2, 3, 1)

@@ -38,25 +38,36 @@ def load(found: checkpoints.Checkpoint, shape: Architecture) -> GPT:
 
 
 class Predictor:
-    """tokens, mask, positions -> logits, with one compiled shape whatever the hole and the number of pictures."""
+    """tokens, mask, positions -> logits, with one compiled shape whatever the hole and the number of pictures.
 
-    def __init__(self, net: GPT, batch_size: int, positions: int, amp_level: str = 'O0') -> None:
-        self.batch_size, self.positions = batch_size, positions
+    Args:
+        rows: pictures in one forward pass. More than one fills a GPU; on a CPU it gains nothing (one picture is
+            1024 rows of every matrix product already) and would round differently.
+        positions: T.
+    """
+
+    def __init__(self, net: GPT, rows: int, positions: int, amp_level: str = 'O0') -> None:
+        self.rows, self.positions = rows, positions
         self.net = optimizers.mixed_precision(net, amp_level)
         self.reader = _LogitsAt(self.net)
         self.reader.set_train(False)
 
     def __call__(self, tokens: np.ndarray, masks: np.ndarray, where: np.ndarray) -> np.ndarray:
-        """tokens (B, T) int32, masks (B, T) float32, where (B, P) int32 -> logits (B, P, V) float32; B <= batch_size.
+        """tokens (B, T) int32, masks (B, T) float32, where (B, P) int32 -> logits (B, P, V) float32.
 
         P must be the same in every call; P = T means all positions in order.
         """
+        parts = [self._forward(tokens[i:i + self.rows], masks[i:i + self.rows], where[i:i + self.rows])
+                 for i in range(0, len(tokens), self.rows)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _forward(self, tokens: np.ndarray, masks: np.ndarray, where: np.ndarray) -> np.ndarray:
         count = len(tokens)
-        fill = np.arange(self.batch_size) % count
+        fill = np.arange(self.rows) % count
         idx, hole, where = ms.Tensor(tokens[fill]), ms.Tensor(masks[fill]), where[fill]
         if where.shape[1] == self.positions:
-            logits = self.net(idx, hole)  # (B, T, V)
+            logits = self.net(idx, hole)  # (rows, T, V)
         else:
-            rows = (where + self.positions * np.arange(self.batch_size, dtype=np.int32)[:, None]).reshape(-1)
-            logits = self.reader(idx, hole, ms.Tensor(rows.astype(np.int32)))  # (B, P, V)
+            flat = (where + self.positions * np.arange(self.rows, dtype=np.int32)[:, None]).reshape(-1)
+            logits = self.reader(idx, hole, ms.Tensor(flat.astype(np.int32)))  # (rows, P, V)
         return logits.asnumpy()[:count].astype(np.float32, copy=False)
