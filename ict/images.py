@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 EXTENSIONS = ('.png', '.jpg', '.jpeg', '.jpe', '.jfif', '.webp', '.bmp', '.dib', '.tif', '.tiff')
-FORMATS = ('PNG', 'JPEG', 'MPO', 'WEBP', 'BMP', 'DIB', 'TIFF')
+FORMATS = ('PNG', 'JPEG', 'WEBP', 'BMP', 'DIB', 'TIFF')
 SMALLEST_SIDE = 8
 MAX_PIXELS = 64_000_000
 WHITE, BLACK = 255, 0

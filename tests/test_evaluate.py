@@ -326,6 +326,13 @@ def test_a_failed_picture_is_listed_and_the_rest_scored_with_status_1(folder, ca
     assert len(names_in(tmp_path / 'out' / 'results')) == 2 * 4
 
 
+def test_failures_that_run_py_alone_saw_are_status_1_too(folder):
+    tmp_path, fake = folder
+    fake.status = inputs.SOME_FAILED
+    assert evaluate.main(argv_of(tmp_path)) == 1
+    assert {picture for picture, _ in rows_of(tmp_path)} == set(HOLE_ROWS)
+
+
 def test_status_of_run_py_ends_the_evaluation(folder):
     tmp_path, fake = folder
     fake.status = 2

@@ -1,0 +1,364 @@
+"""Training: the published trajectory, options against NumPy, and resumes that nobody can tell from no stop at all."""
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import pytest
+from PIL import Image
+
+from Guided_Upsample import train as train_2
+from ict import checkpoint, images, training
+from ict.errors import UserError
+from tests.conftest import ROOT, command, files_of, made_up, parity, photograph, set_weights
+from Transformer import train as train_1
+from Transformer.models.networks import GPT
+from Transformer.models.step import TrainStep, is_decayed
+
+
+def options(**changed) -> argparse.Namespace:
+    return argparse.Namespace(**{'recompute': False, 'amp_level': 'O0', 'learning_rate': 3e-4, 'beta1': 0.9,
+                                 'beta2': 0.95, 'clip_norm': 0.0, 'weight_decay': 0.0, 'dynamic_weight': False,
+                                 'distributed': False, **changed})
+
+
+@pytest.mark.parametrize('gelu_2', [False, True])
+@pytest.mark.parametrize('recompute', [False, True])
+def test_three_adam_steps_equal_the_published(gelu_2, recompute):
+    arrays = parity(f'transformer_gelu2_{int(gelu_2)}.npz')
+    vocab, n_embd, n_layer, n_head, block = (int(v) for v in arrays['config'])
+    net = GPT(vocab, n_embd, n_layer, n_head, block, gelu_2)
+    set_weights(net, made_up({p.name: p.shape for p in net.get_parameters()}, 7))
+    step = TrainStep(net, options(recompute=recompute))
+    losses = [step(arrays['idx'], arrays['masks'], 3e-4)['loss'] for _ in range(3)]
+    np.testing.assert_allclose(losses, arrays['losses'], rtol=1e-4)
+    net.set_train(False)
+    after = net(ms.Tensor(arrays['idx']), ms.Tensor(arrays['masks'])).asnumpy()
+    # The losses agree to 1e-5; single logits only to 0.008, after having moved by 0.47 on average.
+    np.testing.assert_allclose(after, arrays['logits_after_3_steps'], atol=1e-2)
+
+
+def toy_step(**changed) -> tuple[GPT, TrainStep, np.ndarray, np.ndarray]:
+    net = GPT(16, 8, 1, 2, 16, True, rng=np.random.default_rng(0))
+    rng = np.random.default_rng(1)
+    return (net, TrainStep(net, options(**changed)), rng.integers(0, 16, (2, 16)).astype(np.int32),
+            (rng.random((2, 16)) < 0.5).astype(np.float32))
+
+
+def values(net) -> dict[str, np.ndarray]:
+    return {p.name: p.asnumpy().copy() for p in net.get_parameters()}
+
+
+def test_dynamic_weight_is_the_loss_per_missing_token():
+    _, plain, tokens, masks = toy_step()
+    _, dynamic, _, _ = toy_step(dynamic_weight=True)
+    published, per_token = plain(tokens, masks, 1e-3), dynamic(tokens, masks, 1e-3)
+    assert per_token['loss'] == pytest.approx(per_token['nll'], rel=1e-6)
+    assert published['loss'] == pytest.approx(per_token['loss'] * masks.mean(), rel=1e-5)
+
+
+def test_weight_decay_is_decoupled_and_spares_biases_norms_and_embeddings():
+    rate, decay = 1e-2, 0.5
+    plain_net, plain, tokens, masks = toy_step()
+    net, step, _, _ = toy_step(weight_decay=decay)
+    before = values(net)
+    plain(tokens, masks, rate)
+    step(tokens, masks, rate)
+    without, with_ = values(plain_net), values(net)
+    for name in before:
+        extra = rate * decay * before[name] if is_decayed(name) else 0
+        np.testing.assert_allclose(with_[name], without[name] - extra, atol=1e-6)
+    assert {n for n in before if is_decayed(n)} == {n for n in before if n.endswith('.weight')}
+
+
+def test_clipping_scales_all_gradients_together():
+    # Adam's first step hides the scale, so its first moment is looked at: (1 - beta1) * gradient.
+    _, plain, tokens, masks = toy_step()
+    _, clipped, _, _ = toy_step(clip_norm=0.01)
+    norm = plain(tokens, masks, 1e-3)['grad_norm']
+    assert clipped(tokens, masks, 1e-3)['grad_norm'] == pytest.approx(norm, rel=1e-5)
+
+    def moments(step: TrainStep) -> dict[str, np.ndarray]:
+        return {p.name: p.asnumpy() / 0.1 for p in step.optimizer.moment1}
+    full, small = moments(plain), moments(clipped)
+    total = math.sqrt(sum(float((m.astype(np.float64) ** 2).sum()) for m in full.values()))
+    assert total == pytest.approx(norm, rel=1e-4)
+    for name, value in full.items():
+        np.testing.assert_allclose(small[name], value * (0.01 / norm), rtol=2e-3, atol=1e-8)
+
+
+def test_schedules_by_hand():
+    warm = [training.lr_at(s, 1.0, 'constant', 4, 100) for s in range(6)]
+    np.testing.assert_allclose(warm, [0.25, 0.5, 0.75, 1.0, 1.0, 1.0])
+    cosine = [training.lr_at(s, 2.0, 'cosine', 0, 4) for s in range(5)]
+    np.testing.assert_allclose(cosine, [2.0, 1 + math.cos(math.pi / 4), 1.0, 1 - math.cos(math.pi / 4), 0.0], atol=1e-12)
+    both = [training.lr_at(s, 1.0, 'cosine', 2, 6) for s in (0, 1, 2, 4, 6)]
+    np.testing.assert_allclose(both, [0.5, 1.0, 1.0, 0.5, 0.0], atol=1e-12)
+
+
+def test_order_is_a_permutation_every_epoch_and_the_same_for_any_ranks():
+    alone = training.Order(10, 4, seed=3)
+    seen = [n for step in range(alone.steps_per_epoch) for n, _, _ in alone.places(step)]
+    assert len(seen) == len(set(seen)) == 8
+    assert [n for n, _, _ in alone.places(0)] != [n for n, _, _ in alone.places(alone.steps_per_epoch)]
+    for step in range(5):
+        whole = [(n, p, rng.random()) for n, p, rng in alone.places(step)]
+        split = [(n, p, rng.random()) for r in range(2) for n, p, rng in training.Order(10, 2, 3, r, 2).places(step)]
+        assert whole == split
+
+
+# ---------------------------------------------------------------- whole runs
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    folder = tmp_path / 'pictures'
+    folder.mkdir()
+    for i in range(10):
+        Image.fromarray(photograph(i, 40 + i, 40)).save(folder / f'{i}.png')
+    return folder
+
+
+@pytest.fixture
+def masks(tmp_path) -> Path:
+    folder = tmp_path / 'masks'
+    done = command('mask/generate.py', '--save_path', folder, '--count', 3, '--lowest', 0.1, '--highest', 0.5)
+    assert done.returncode == 0
+    return folder
+
+
+def argv_1(pictures: Path, save: Path, kmeans: Path, *more: object) -> list[str]:
+    return [str(a) for a in ('--data_path', pictures, '--random_stroke', '--save_path', save, '--kmeans', kmeans,
+                             '--n_layer', 1, '--n_embd', 16, '--n_head', 2, '--prior_size', 8, '--GELU_2',
+                             '--batch_size', 2, '--log_every', 2, '--save_every', 3, '--num_workers', 0,
+                             '--device_target', 'CPU', '--learning_rate', 1e-2, '--lr_schedule', 'cosine',
+                             '--warmup_steps', 3, '--clip_norm', 1, '--weight_decay', 0.01, *more)]
+
+
+def argv_2(pictures: Path, masks: Path, save: Path, kmeans: Path, *more: object) -> list[str]:
+    return [str(a) for a in ('--input', pictures, '--mask', masks, '--save_path', save, '--kmeans', kmeans,
+                             '--base_channels', 4, '--residual_blocks', 1, '--image_size', 32, '--prior_size', 8,
+                             '--prior_random_degree', 3, '--batch_size', 2, '--log_every', 2, '--save_every', 3,
+                             '--num_workers', 0, '--device_target', 'CPU', '--lr', 1e-3, '--style_loss_weight', 0,
+                             '--content_loss_weight', 0, *more)]
+
+
+def trained(folder: Path) -> dict[str, bytes]:
+    return {name: content for name, content in files_of(folder).items() if name.endswith('.ckpt')}
+
+
+def log_without_seconds(folder: Path) -> list[dict[str, str]]:
+    with open(folder / 'log.csv', newline='') as stream:
+        return [{k: v for k, v in row.items() if k != 'seconds'} for row in csv.DictReader(stream)]
+
+
+def test_stage_1_trains_logs_and_its_checkpoint_infers(pictures, tiny, tmp_path, capsys):
+    assert train_1.main(argv_1(pictures, tmp_path / 'a', tiny['kmeans'], '--max_steps', 12, '--dynamic_weight',
+                               '--val_path', pictures, '--val_every', 6)) == 0
+    said = capsys.readouterr()
+    assert 'Epoch: [0 / 5], step: [4 / 10], loss: ' in said.out + said.err
+    rows = log_without_seconds(tmp_path / 'a')
+    scores = [float(row['val_nll']) for row in rows if row.get('val_nll')]
+    assert len(scores) == 2 and scores[1] < scores[0] < math.log(512) + 1
+    assert images.load_rgb(tmp_path / 'a' / 'curves.png').shape[2] == 3
+    best = checkpoint.read(tmp_path / 'a' / 'ImageNet_best.ckpt')
+    assert best.kind == 'Transformer' and best.record['step'] == 12 and best.palette is not None
+    from Transformer import infer
+    (tmp_path / 'm').mkdir()
+    Image.new('L', (20, 20), 255).save(tmp_path / 'm' / 'all.png')
+    assert infer.main([str(a) for a in ('--ckpt_path', best.path, '--image_url', pictures / '0.png', '--mask_url',
+                                        tmp_path / 'm', '--save_url', tmp_path / 'p', '--device_target', 'CPU')]) == 0
+    assert (tmp_path / 'p' / 'condition_1' / '0.png').is_file()
+
+
+def test_stage_2_trains_logs_scores_and_its_checkpoint_resumes_weights_only(pictures, masks, tiny, tmp_path, capsys):
+    argv = argv_2(pictures, masks, tmp_path / 'a', tiny['kmeans'], '--max_iteration', 12, '--val_path', pictures,
+                  '--val_every', 6)
+    assert train_2.main(argv) == 0
+    said = capsys.readouterr()
+    assert 'Epoch: [1], step: [2 / 5], psnr: ' in said.out + said.err
+    rows = log_without_seconds(tmp_path / 'a')
+    assert {'gen_loss', 'l1', 'adv', 'dis_real', 'dis_fake', 'content', 'style', 'val_psnr', 'val_ssim'} <= set(rows[0])
+    scores = [float(row['val_psnr']) for row in rows if row.get('val_psnr')]
+    assert scores[1] > scores[0]
+    assert (tmp_path / 'a' / 'sample_0000012.png').is_file()
+    assert train_2.main([*argv_2(pictures, masks, tmp_path / 'b', tiny['kmeans']), '--mode', '2', '--ckpt_path',
+                         str(tmp_path / 'a')]) == 0
+    assert 'PSNR: ' in capsys.readouterr().out
+    (tmp_path / 'a' / training.state_name(train_2.GEN)).unlink()
+    assert train_2.main(argv_2(pictures, masks, tmp_path / 'c', tiny['kmeans'], '--ckpt_path', tmp_path / 'a',
+                               '--max_iteration', 1)) == 0
+    assert 'weights only, from step 0' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('stage', [1, 2])
+def test_a_resumed_run_ends_with_the_same_bytes_as_an_undisturbed_one(stage, pictures, masks, tiny, tmp_path):
+    """Stops in the middle of an epoch, between two saves of an undisturbed run; two worker processes against none."""
+    def run(save: Path, *more: object) -> int:
+        if stage == 1:
+            return train_1.main(argv_1(pictures, save, tiny['kmeans'], '--max_steps', 12, '--val_path', pictures,
+                                       '--val_every', 4, *more))
+        return train_2.main(argv_2(pictures, masks, save, tiny['kmeans'], '--max_iteration', 12, '--val_path', pictures,
+                                   '--val_every', 4, *more))
+    assert run(tmp_path / 'whole') == 0
+    resume = tmp_path / 'parts' / ('ImageNet_latest.ckpt' if stage == 1 else '')
+    with stopping_after(7):
+        assert run(tmp_path / 'parts') == 128 + signal.SIGTERM
+    assert run(tmp_path / 'parts', '--ckpt_path', resume, '--num_workers', 2) == 0
+    assert trained(tmp_path / 'parts') == {**trained(tmp_path / 'whole')} or same_but_previous_save(tmp_path)
+    assert log_without_seconds(tmp_path / 'parts') == log_without_seconds(tmp_path / 'whole')
+
+
+def same_but_previous_save(tmp_path: Path) -> bool:
+    """The states' record may name another previous save; every tensor and everything else is equal."""
+    whole, parts = trained(tmp_path / 'whole'), trained(tmp_path / 'parts')
+    assert whole.keys() == parts.keys()
+    for name in whole:
+        one, two = checkpoint.read(tmp_path / 'whole' / name), checkpoint.read(tmp_path / 'parts' / name)
+        assert one.entries.keys() == two.entries.keys()
+        for tensor in one.entries:
+            assert one.array(tensor).tobytes() == two.array(tensor).tobytes(), (name, tensor)
+        records = [dict(f.record) for f in (one, two)]
+        for record in records:
+            record.get('progress', {}).pop('previous_save', None)
+        assert records[0] == records[1]
+    return True
+
+
+class stopping_after:  # noqa: N801
+    """Sends this process SIGTERM once a training has taken so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def __enter__(self) -> None:
+        count, limit, self.before = [0], self.steps, training._count
+
+        def counting(*args) -> None:
+            self.before(*args)
+            count[0] += 1
+            if count[0] == limit:
+                os.kill(os.getpid(), signal.SIGTERM)
+        training._count = counting
+
+    def __exit__(self, *_: object) -> None:
+        training._count = self.before
+
+
+def test_kill_9_at_any_moment_leaves_whole_files_that_resume(pictures, tiny, tmp_path):
+    """Also during a save: with --save_every 1 the process saves most of the time."""
+    save = tmp_path / 'a'
+    argv = argv_1(pictures, save, tiny['kmeans'], '--max_steps', 4000, '--save_every', 1)
+    last = 0
+    for i, extra in enumerate((0.05, 0.31)):
+        more = ['--ckpt_path', str(save / 'ImageNet_latest.ckpt')] if i else []
+        child = subprocess.Popen([sys.executable, str(ROOT / 'Transformer/train.py'), *argv, *more],
+                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        state = save / training.state_name(train_1.NAME)
+        deadline = time.time() + 120
+        while not (state.is_file() and _step(state) >= last + 3):
+            assert time.time() < deadline and child.poll() is None
+            time.sleep(0.05)
+        time.sleep(extra)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        found = training.find_state(save / 'ImageNet_latest.ckpt')
+        step = found.record['progress']['step']
+        weights = checkpoint.read(save / 'ImageNet_latest.ckpt')
+        assert weights.record['step'] in (step, step - 1)  # the state is the commit point
+        for name in found.entries:
+            found.array(name)
+        assert step >= last + 3
+        last = step
+
+
+def _step(state: Path) -> int:
+    try:
+        return checkpoint.read(state).record['progress']['step']
+    except UserError:
+        return -1
+
+
+def test_a_save_that_fails_leaves_the_last_one_whole(pictures, tiny, tmp_path, monkeypatch):
+    save = tmp_path / 'a'
+    assert train_1.main(argv_1(pictures, save, tiny['kmeans'], '--max_steps', 3)) == 0
+    before = trained(save)
+    real = checkpoint.save
+
+    def failing(temporary: Path, *args: object) -> None:
+        real(temporary, *args)
+        temporary.write_bytes(temporary.read_bytes()[:100])
+        raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(checkpoint, 'save', failing)
+    with pytest.raises(UserError, match=r'cannot save \(No space left on device\).*whole, of step 3'):
+        train_1.main(argv_1(pictures, save, tiny['kmeans'], '--max_steps', 6, '--ckpt_path',
+                            save / 'ImageNet_latest.ckpt'))
+    assert trained(save) == before
+
+
+def test_a_loss_that_is_not_a_number_stops_before_a_good_checkpoint_is_overwritten(pictures, tiny, tmp_path):
+    save = tmp_path / 'a'
+    assert train_1.main(argv_1(pictures, save, tiny['kmeans'], '--max_steps', 3)) == 0
+    before = trained(save)
+    with pytest.raises(UserError, match=r'step \d+: .*nan; stopped, the checkpoints of step \d+ are whole'):
+        train_1.main(argv_1(pictures, save, tiny['kmeans'], '--max_steps', 900, '--ckpt_path',
+                            save / 'ImageNet_latest.ckpt', '--learning_rate', 1e30, '--save_every', 1000))
+    assert trained(save) == before
+
+
+def test_unreadable_pictures_are_skipped_and_named_and_more_than_one_percent_stops(pictures, tiny, tmp_path, capfd):
+    many = tmp_path / 'list.txt'
+    (pictures / 'bad.png').write_bytes(b'no')
+    lines = [str(pictures / f'{i % 10}.png') for i in range(150)] + [str(pictures / 'bad.png')]
+    many.write_text('\n'.join(lines))
+    assert train_1.main(argv_1(many, tmp_path / 'a', tiny['kmeans'], '--max_steps', 80, '--num_workers', 1,
+                               '--save_every', 80)) == 0
+    assert 'skipped (1 so far)' in (said := capfd.readouterr().err) and 'bad.png: unreadable image' in said
+    with pytest.raises(UserError, match=r'1 of 11 images are unreadable, more than 1 %.*bad\.png'):
+        train_1.main(argv_1(pictures, tmp_path / 'b', tiny['kmeans'], '--max_steps', 20))
+
+
+def test_a_state_of_other_weights_is_refused(pictures, tiny, tmp_path):
+    save = tmp_path / 'a'
+    assert train_1.main(argv_1(pictures, save, tiny['kmeans'], '--max_steps', 6)) == 0
+    found = checkpoint.read(save / 'ImageNet_latest.ckpt')
+    checkpoint.write(save / 'ImageNet_latest.ckpt', {n: found.array(n) for n in found.entries},
+                     {**found.record, 'step': 99}, found.palette)
+    with pytest.raises(UserError, match='is of step 6, ImageNet_latest.ckpt of step 99'):
+        train_1.main(argv_1(pictures, save, tiny['kmeans'], '--max_steps', 9, '--ckpt_path',
+                            save / 'ImageNet_latest.ckpt'))
+
+
+def test_training_on_sampled_priors_and_with_paired_masks(pictures, masks, tiny, tmp_path):
+    from Transformer import infer
+    assert infer.main([str(a) for a in ('--ckpt_path', tiny['transformer'], '--image_url', pictures, '--mask_url',
+                                        masks / '00000.png', '--save_url', tmp_path / 'AP', '--sample_steps', 2,
+                                        '--condition_num', 2, '--device_target', 'CPU')]) == 0
+    assert train_2.main(argv_2(pictures, masks / '00000.png', tmp_path / 'a', tiny['kmeans'], '--max_iteration', 2,
+                               '--mask_type', 3, '--prior', tmp_path / 'AP', '--use_degradation_2')) == 0
+    assert (tmp_path / 'a' / 'InpaintingModel_dis_latest.ckpt').is_file()
+
+
+@pytest.mark.parametrize('kind', ['adversarial', 'vgg'])
+def test_each_loss_moves_the_generator_and_vgg_stays_as_it_is(kind, pictures, masks, tiny, tmp_path):
+    """Only the one loss is on, so the generator moves because of it; VGG is neither trained nor saved."""
+    from Guided_Upsample.models.vgg import VGG19
+    from tests.test_networks import shapes
+    checkpoint.write(tmp_path / 'VGG19.ckpt', made_up(shapes(VGG19()), 27), {'network': 'VGG19'})
+    weights = {'adversarial': ('--inpaint_adv_loss_weight', 1, '--l1_loss_weight', 0),
+               'vgg': ('--inpaint_adv_loss_weight', 0, '--l1_loss_weight', 0, '--content_loss_weight', 1,
+                       '--style_loss_weight', 1, '--vgg_path', tmp_path / 'VGG19.ckpt')}[kind]
+    assert train_2.main(argv_2(pictures, masks, tmp_path / 'a', tiny['kmeans'], '--max_iteration', 1, *weights)) == 0
+    gen = checkpoint.read(tmp_path / 'a' / 'InpaintingModel_gen_latest.ckpt')
+    from Guided_Upsample.models.networks import Generator
+    start = {p.name: p.asnumpy() for p in Generator(1, 4, rng=np.random.default_rng([0, 0])).get_parameters()}
+    assert max(np.abs(gen.array(n) - v).max() for n, v in start.items()) > 1e-5
+    assert not any('relu' in n for f in (tmp_path / 'a').glob('*.ckpt') for n in checkpoint.read(f).entries)
