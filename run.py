@@ -17,7 +17,7 @@ if not __package__:
     sys.path[0] = str(ROOT)
 
 from Guided_Upsample import infer as stage_2  # noqa: E402
-from ict import files, inputs, options  # noqa: E402
+from ict import device, files, inputs, options  # noqa: E402
 from ict.errors import UserError, note, run  # noqa: E402
 from ict.options import positive, require  # noqa: E402
 from Transformer import infer as stage_1  # noqa: E402
@@ -127,6 +127,8 @@ def main(argv: list[str]) -> int:
     first, second = commands(args)
     stage_1.check(stage_1.arguments(first))
     stage_2.check_model(stage_2.arguments(second))
+    args.device_target = device.choose(args.device_target, args.device_id)
+    first, second = commands(args)
     worst = call(ROOT / 'Transformer' / 'infer.py', first)
     if worst in (0, inputs.SOME_FAILED):
         worst = max(worst, call(ROOT / 'Guided_Upsample' / 'infer.py', second))

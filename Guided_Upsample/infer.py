@@ -12,14 +12,14 @@ from typing import Any
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import numpy as np  # noqa: E402
-from PIL import Image  # noqa: E402
-from tqdm import tqdm  # noqa: E402
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
 
-from Guided_Upsample.datasets import keep_size  # noqa: E402
-from Guided_Upsample.datasets.dataset import PAIRED_FILE, published_view  # noqa: E402
-from Guided_Upsample.models import architecture  # noqa: E402
-from ict import (  # noqa: E402
+from Guided_Upsample.datasets import keep_size
+from Guided_Upsample.datasets.dataset import PAIRED_FILE, published_view
+from Guided_Upsample.models import architecture
+from ict import (
     checkpoint,
     device,
     files,
@@ -32,8 +32,8 @@ from ict import (  # noqa: E402
     pairs,
     report,
 )
-from ict.errors import UserError, note, run  # noqa: E402
-from ict.options import positive, require  # noqa: E402
+from ict.errors import UserError, note, run
+from ict.options import positive, require
 
 TEST = 2
 COMPARISON = 'comparison.png'
@@ -60,8 +60,8 @@ def arguments(argv: list[str]) -> Any:
     options.add_device(parser)
     add_painting(parser)
     add('--seed', type=int, default=0, help='accepted: nothing here is random')
-    add('--batch_size', type=int, default=1, help='pictures in one forward pass (on a CPU one after another, which is as fast); '
-                                                       'changes no result')
+    add('--batch_size', type=int, default=1, help='pictures in one forward pass (on a CPU one after another, '
+                                                       'which is as fast); changes no result')
     add('--amp_level', choices=('O0', 'O2', 'O3'), default='O0', help='O2, O3: float16 on a GPU')
     inputs.add_options(parser)
     options.add_flag(parser, '--distributed', 'one process of several started by msrun, which share the images')
@@ -191,6 +191,7 @@ def main(argv: list[str]) -> int:
         'keep_size': args.keep_size, 'amp_level': args.amp_level},
         lambda: next((p for i in range(len(work)) if (p := result_path(folder, work.id(i), 0)).is_file()), None),
         args.overwrite or args.test_only)
+    args.device_target = device.choose(args.device_target, args.device_id, args.distributed)
     rank, ranks = device.rank() if args.distributed else (0, 1)
     outcome = inputs.Outcome(len(work))
     todo = plan(work, record, folder, conditions, made, args, outcome, rank, ranks)
@@ -198,7 +199,7 @@ def main(argv: list[str]) -> int:
         record.write()
     scores: dict[tuple[str, int], dict[str, float]] = {}
     try:
-        if todo:
+        if todo or args.distributed:
             _paint(args, found, shape, folder, conditions, view, work, todo, outcome, scores)
     finally:
         device.wait_for_all(args.distributed)

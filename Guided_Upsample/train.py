@@ -11,13 +11,13 @@ from typing import Any
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from Guided_Upsample.datasets import dataset  # noqa: E402
-from Guided_Upsample.models import architecture, vgg_file  # noqa: E402
-from ict import checkpoint, device, files, images, metrics, options, pairs, palette, report, training  # noqa: E402
-from ict.errors import UserError, run  # noqa: E402
-from ict.options import positive, require  # noqa: E402
+from Guided_Upsample.datasets import dataset
+from Guided_Upsample.models import architecture, vgg_file
+from ict import checkpoint, device, files, images, metrics, options, pairs, palette, report, training
+from ict.errors import UserError, run
+from ict.options import positive, require
 
 GEN, DIS = 'InpaintingModel_gen', 'InpaintingModel_dis'
 TRAIN, TEST = 1, 2
@@ -164,6 +164,7 @@ def main(argv: list[str]) -> int:
         first_step = state.record['progress']['step'] if state is not None else 0
         require(first_step < args.max_iteration, f'--ckpt_path {args.ckpt_path}: already has the {first_step} of '
                 f'{args.max_iteration} steps; raise --max_iteration')
+        args.device_target = device.choose(args.device_target, args.device_id, args.distributed)
         feeder = training.Feeder(dataset.TrainingBatches(source, order, args.crop_scale), args.num_workers,
                                  first_step, args.max_iteration)
     try:

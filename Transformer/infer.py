@@ -12,15 +12,15 @@ from typing import Any
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import numpy as np  # noqa: E402
-from PIL import Image  # noqa: E402
-from tqdm import tqdm  # noqa: E402
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
 
-from ict import checkpoint, device, files, geometry, images, inputs, manifest, options, palette  # noqa: E402
-from ict.errors import UserError, note, run  # noqa: E402
-from ict.options import positive, require  # noqa: E402
-from Transformer.datasets.dataset import published_view  # noqa: E402
-from Transformer.models import architecture, sampling  # noqa: E402
+from ict import checkpoint, device, files, geometry, images, inputs, manifest, options, palette
+from ict.errors import UserError, note, run
+from ict.options import positive, require
+from Transformer.datasets.dataset import published_view
+from Transformer.models import architecture, sampling
 
 TOP_K, TEMPERATURE = 40, 1.0
 RECOMMENDED_STEPS = 16
@@ -66,8 +66,8 @@ def add_sampling(parser: Any) -> None:
         help='which tokens a pass fills (default: raster with --sample_steps 0, else halton)')
     add('--step_schedule', choices=sampling.STEP_SCHEDULES, default='cosine', help='how many tokens a pass fills')
     options.add_flag(parser, '--deterministic', 'the mean colour that the model expects instead of a sample')
-    add('--batch_size', type=int, default=1, help='images x samples in one forward pass (on a CPU one after another, which is as fast); '
-                                                       'changes no result')
+    add('--batch_size', type=int, default=1, help='images x samples in one forward pass (on a CPU one after '
+                                                       'another, which is as fast); changes no result')
     add('--amp_level', choices=('O0', 'O2', 'O3'), default='O0', help='O2, O3: float16 on a GPU')
 
 
@@ -153,13 +153,14 @@ def main(argv: list[str]) -> int:
         'checkpoint': found.digest(), 'palette': palette.digest(colours), 'seed': args.seed, **vars(view),
         **vars(settings), 'prior_size': shape.prior_size, 'n_head': shape.n_head, 'GELU_2': shape.GELU_2,
         'amp_level': args.amp_level}, lambda: next(folder.glob('condition_*/**/*.png'), None), args.overwrite)
+    args.device_target = device.choose(args.device_target, args.device_id, args.distributed)
     rank, ranks = device.rank() if args.distributed else (0, 1)
     todo = plan(work, record, folder, args, rank, ranks)
     if rank == 0:
         record.write()
     outcome = inputs.Outcome(len(work))
     try:
-        if todo:
+        if todo or args.distributed:
             _sample(args, found, shape, colours, folder, view, work, settings, todo, outcome)
     finally:
         device.wait_for_all(args.distributed)

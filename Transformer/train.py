@@ -11,13 +11,13 @@ from typing import Any
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from ict import checkpoint, device, files, options, pairs, palette, training  # noqa: E402
-from ict.errors import run  # noqa: E402
-from ict.options import positive, require  # noqa: E402
-from Transformer.datasets.dataset import TrainingBatches, validation_set  # noqa: E402
-from Transformer.models import architecture  # noqa: E402
+from ict import checkpoint, device, files, options, pairs, palette, training
+from ict.errors import run
+from ict.options import positive, require
+from Transformer.datasets.dataset import TrainingBatches, validation_set
+from Transformer.models import architecture
 
 NAME = 'ImageNet'
 _COURSE_FREE = ('ckpt_path', 'save_path', 'device_id', 'device_target', 'num_workers', 'log_every', 'save_every',
@@ -109,6 +109,7 @@ def main(argv: list[str]) -> int:
         numbers = pairs.masks_for(held, held_masks) if held_masks is not None else None
         held_back = validation_set(held, held_masks, numbers, quantise, args.prior_size)
     batches = TrainingBatches(pictures, mask_files, quantise, args.prior_size, order, args.crop_scale)
+    args.device_target = device.choose(args.device_target, args.device_id, args.distributed)
     feeder = training.Feeder(batches, args.num_workers, first_step, last_step)
     try:
         return _train(args, folder, colours, shape, given, state, order, feeder, held_back, last_step)

@@ -105,9 +105,9 @@ def read(path: str | Path, option: str = '') -> Checkpoint:
         raise UserError(f'{culprit}: {what}')
     try:
         with open(path, 'rb') as stream:
-            if stream.read(2) == b'PK' or path.suffix in ('.pth', '.pt'):
-                raise UserError(f'{culprit}: a PyTorch file; convert it first: '
-                                f'python ckpts_ICT/convert.py {path} {path.with_suffix(".ckpt").name}')
+            if stream.read(2) in (b'PK', b'\x80\x02') or path.suffix in ('.pth', '.pt'):
+                raise UserError(f'{culprit}: a PyTorch file; convert it first: python ckpts_ICT/convert.py {path} '
+                                f'{path.with_suffix(".ckpt").name} (for a transformer with --kmeans)')
             stream.seek(0)
             entries = _index(stream, os.fstat(stream.fileno()).st_size)
     except OSError as error:
@@ -280,4 +280,8 @@ def save(temporary: Path, tensors: Mapping[str, Any], record: Mapping[str, Any],
               for name, value in tensors.items()]
     if colours is not None:
         values.append({'name': PALETTE, 'data': ms.Tensor(np.ascontiguousarray(colours, np.float32))})
-    ms.save_checkpoint(values, str(temporary), append_dict={RECORD: json.dumps(dict(record), sort_keys=True)})
+    try:
+        ms.save_checkpoint(values, str(temporary), append_dict={RECORD: json.dumps(dict(record), sort_keys=True)})
+    except BaseException:
+        temporary.with_suffix('.tmp').unlink(missing_ok=True)  # MindSpore writes there before it renames
+        raise

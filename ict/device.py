@@ -1,8 +1,364 @@
-"""Where MindSpore runs."""
+"""Where MindSpore runs: what this machine has, the choice between GPU and CPU, several ranks.
+
+``python -m ict.device`` says what this machine can use and why not; ``--try`` also computes something there.
+
+MindSpore's wheels carry GPU plugins but not NVIDIA's libraries. ``ict/requirements-gpu.txt`` installs these as wheels;
+``start`` loads them into the process before MindSpore is imported, so that the plugin finds them by name and neither
+LD_LIBRARY_PATH nor a second start of the process is needed.
+"""
 from __future__ import annotations
 
+import ctypes
+import functools
+import importlib.metadata
+import importlib.util
 import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from ict.errors import UserError, note
+from ict.options import require
+
+# What `readelf -d libmindspore_gpu.so.11.6` of MindSpore 2.8.0 asks for, in an order in which each finds what it needs
+# itself, and the wheel that has it. libz is not NVIDIA's: cuDNN loads it at the first convolution.
+NEEDED = {
+    'libcudart.so.11.0': 'nvidia-cuda-runtime-cu11',
+    'libnvrtc.so.11.2': 'nvidia-cuda-nvrtc-cu11',
+    'libcublas.so.11': 'nvidia-cublas-cu11',
+    'libcudnn.so.8': 'nvidia-cudnn-cu11',
+    'libcufft.so.10': 'nvidia-cufft-cu11',
+    'libcurand.so.10': 'nvidia-curand-cu11',
+    'libcusparse.so.11': 'nvidia-cusparse-cu11',
+    'libcusolver.so.11': 'nvidia-cusolver-cu11',
+}
+ZLIB = 'libz.so.1'
+CUDA = '11.6'  # of the plugin that is used; there is one for 11.1 too
+PLUGIN = f'libmindspore_gpu.so.{CUDA}'
+# NVIDIA, 'CUDA Compatibility': whatever is built with any CUDA 11 runs on driver 450.80.02 and all later ones.
+OLDEST_DRIVER, OLDEST_DRIVER_CUDA = '450.80.02', (11, 0)
+OLDEST_RUNTIME, OLDEST_CUDNN = (11, 6), (8, 5)  # MindSpore's own requirement
+OLDEST_CARD = (6, 0)  # libcuda_ops.so.11 has code for 6.0 ... 8.0 and PTX for 6.0 and 8.6, which
+FIRST_COMPILED_CARD = (9, 0)  # later cards compile at the first use
+INSTALL_LIBRARIES = 'pip install -r ict/requirements-gpu.txt'
+INSTALL_MINDSPORE = 'pip install -r requirements.txt, on Linux on x86-64'
+SAYS_MORE = 'python -m ict.device says more'
+ANSWER_SECONDS = 60.0  # a sleeping card takes a few
+STATUSES = 256
+ROOT = Path(__file__).resolve().parents[1]
+_started: list[Any] = []
+
+
+# ---------------------------------------------------------------- what this machine has
+
+class Card(NamedTuple):
+    """A GPU by its name and compute capability."""
+
+    name: str
+    capability: tuple[int, int]
+
+
+class Problem(NamedTuple):
+    """Why the GPU can't be used, and what to do."""
+
+    what: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f'{self.what}: {self.remedy}'
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What was found of all that MindSpore needs for a GPU.
+
+    Attributes:
+        plugin: MindSpore's GPU plugin; None where its wheel has none, or MindSpore isn't installed.
+        libraries: file of each library in NEEDED, and libz; '' where missing.
+        driver: version of the driver, '' where it doesn't say; cuda: the newest CUDA that it knows, None without a
+            driver; fault: what it answered instead of naming cards.
+        cards: GPUs, in the order of --device_id.
+        runtime, cudnn: versions of the CUDA runtime and cuDNN that were found.
+    """
+
+    plugin: Path | None = None
+    libraries: dict[str, str] = field(default_factory=dict)
+    driver: str = ''
+    cuda: tuple[int, int] | None = None
+    fault: str = ''
+    cards: tuple[Card, ...] = ()
+    runtime: tuple[int, int] | None = None
+    cudnn: tuple[int, int] | None = None
+
+    def problems(self, device_id: int = 0) -> list[Problem]:
+        """Everything that keeps MindSpore from using card ``device_id``, the gravest first; empty when it can."""
+        return [*self._without_plugin(), *self._without_driver(), *self._without_card(device_id),
+                *self._without_libraries()]
+
+    def _without_plugin(self) -> Iterator[Problem]:
+        if self.plugin is None:
+            yield Problem(f'MindSpore 2.8 with its GPU plugin ({PLUGIN}) is not installed', INSTALL_MINDSPORE)
+
+    def _without_driver(self) -> Iterator[Problem]:
+        install = f"install NVIDIA's driver {OLDEST_DRIVER} or later"
+        if self.cuda is None and not self.fault:
+            yield Problem('no NVIDIA driver (libcuda.so.1)', f'{install}; a container needs --gpus all')
+        elif self.fault:
+            yield Problem(f'the NVIDIA driver finds no GPU ({self.fault})',
+                          'nvidia-smi must list the card, and CUDA_VISIBLE_DEVICES must not hide it')
+        elif self.cuda < OLDEST_DRIVER_CUDA or (self.driver and _numbers(self.driver) < _numbers(OLDEST_DRIVER)):
+            yield Problem(f'the NVIDIA driver {self.driver or "for CUDA " + _dotted(self.cuda)} is too old', install)
+
+    def _without_card(self, device_id: int) -> Iterator[Problem]:
+        if self.cards and device_id >= len(self.cards):
+            yield Problem(f'there is no GPU {device_id}', f'--device_id goes from 0 to {len(self.cards) - 1}')
+        elif self.cards and self.cards[device_id].capability < OLDEST_CARD:
+            card = self.cards[device_id]
+            yield Problem(f'GPU {device_id} ({card.name}, compute capability {_dotted(card.capability)}) is too old',
+                          f'MindSpore needs {_dotted(OLDEST_CARD)} or later')
+
+    def _without_libraries(self) -> Iterator[Problem]:
+        missing = [name for name in NEEDED if not self.libraries.get(name)]
+        if missing:
+            yield Problem(f'{", ".join(missing)} not found', INSTALL_LIBRARIES)
+        if not self.libraries.get(ZLIB):
+            yield Problem(f'{ZLIB} not found', "install zlib from the system's packages (zlib1g)")
+        for name, has, oldest in (('CUDA runtime', self.runtime, OLDEST_RUNTIME), ('cuDNN', self.cudnn, OLDEST_CUDNN)):
+            if has is not None and has < oldest:
+                yield Problem(f'{name} {_dotted(has)} is too old ({_dotted(oldest)} or later is needed)',
+                              INSTALL_LIBRARIES)
+
+
+def _dotted(version: Sequence[int]) -> str:
+    return '.'.join(map(str, version))
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split('.'))
+
+
+@functools.cache
+def this_machine() -> Machine:
+    """What this machine has; found once a process, without importing MindSpore or starting CUDA in it."""
+    spec = importlib.util.find_spec('mindspore')
+    plugins = Path(spec.submodule_search_locations[0]) / 'lib' / 'plugin' if spec is not None else None
+    return discover(plugins, library_folders(sys.path, os.environ.get('LD_LIBRARY_PATH', '')), loader_cache)
+
+
+def library_folders(python_path: Sequence[str], library_path: str) -> list[Path]:
+    """Folders that may hold NVIDIA's libraries: those of the wheels, LD_LIBRARY_PATH's, the plugin's own."""
+    wheels = [folder for place in python_path for folder in sorted(Path(place or '.').glob('nvidia/*/lib'))]
+    return [*wheels, *map(Path, filter(None, library_path.split(':'))), Path(f'/usr/local/cuda-{CUDA}/lib64')]
+
+
+@functools.cache
+def loader_cache() -> dict[str, str]:
+    """File of each library that the system's loader knows by name."""
+    try:
+        listing = subprocess.run(['ldconfig', '-p'], capture_output=True, text=True, check=True,
+                                 env={**os.environ, 'PATH': os.environ.get('PATH', '') + ':/sbin:/usr/sbin'}).stdout
+    except (OSError, subprocess.CalledProcessError):  # a system without glibc's loader
+        return {}
+    return parse_loader_cache(listing)
+
+
+def parse_loader_cache(listing: str) -> dict[str, str]:
+    """Name -> file of the 64-bit libraries in what ``ldconfig -p`` prints; the first of a name wins."""
+    found: dict[str, str] = {}
+    for name, kind, file in re.findall(r'^\s+(\S+) \((.*?)\) => (.+)$', listing, re.MULTILINE):
+        if platform.machine().replace('_', '-') in kind:
+            found.setdefault(name, file)
+    return found
+
+
+def discover(plugins: Path | None, folders: Sequence[Path], system: Callable[[], dict[str, str]],
+             load: Callable[[str], Any] = ctypes.CDLL, proc: Path = Path('/proc')) -> Machine:
+    """Look for everything.
+
+    Args:
+        plugins: MindSpore's plugin folder, None where MindSpore isn't installed.
+        folders: where libraries are looked for first.
+        system: gives the system's libraries by name.
+        load: opens a library.
+        proc: the system's /proc.
+    """
+    plugin = plugins / PLUGIN if plugins is not None and (plugins / PLUGIN).is_file() else None
+    libraries = {name: str(next((file for folder in folders if (file := folder / name).is_file()), ''))
+                 or system().get(name, '') for name in (*NEEDED, ZLIB)}
+    answer = _apart(lambda: _ask(libraries['libcudart.so.11.0'], libraries['libcudnn.so.8'], load)) \
+        if hasattr(os, 'fork') else {}
+    return Machine(plugin, libraries, _driver_version(proc) if answer.get('cuda') else '', **answer)
+
+
+def _driver_version(proc: Path) -> str:
+    try:
+        text = (proc / 'driver' / 'nvidia' / 'version').read_text()
+    except OSError:  # Windows' Linux has none
+        return ''
+    found = re.search(r'Kernel Module.*?\s(\d+(?:\.\d+)+)\s', text)
+    return found[1] if found else ''
+
+
+def _apart(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """``ask()`` in a forked process, because a process in which CUDA was started can't fork CUDA's own."""
+    from multiprocessing import get_context
+    fork = get_context('fork')
+    receive, send = fork.Pipe(duplex=False)
+    child = fork.Process(target=lambda: send.send(ask()))
+    child.start()
+    send.close()
+    try:
+        return receive.recv() if receive.poll(ANSWER_SECONDS) else {'fault': 'it does not answer'}
+    except EOFError:
+        return {'fault': 'it crashed'}
+    finally:
+        child.kill()
+        child.join()
+
+
+def _ask(cudart: str, cudnn: str, load: Callable[[str], Any]) -> dict[str, Any]:
+    """The driver's and the libraries' own answers, as fields of ``Machine``."""
+    answer: dict[str, Any] = {}
+    number = ctypes.c_int()
+    try:
+        if cudart and load(cudart).cudaRuntimeGetVersion(ctypes.byref(number)) == 0:
+            answer['runtime'] = number.value // 1000, number.value % 1000 // 10
+        if cudnn:
+            version = load(cudnn).cudnnGetVersion()
+            answer['cudnn'] = version // 1000, version % 1000 // 100
+    except (OSError, AttributeError):  # MindSpore will say what is wrong with that file
+        pass
+    try:
+        driver = load('libcuda.so.1')
+    except OSError:
+        return answer
+    driver.cuDriverGetVersion(ctypes.byref(number))
+    answer['cuda'] = number.value // 1000, number.value % 1000 // 10
+    error = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(number))
+    if error:
+        name = ctypes.c_char_p()
+        driver.cuGetErrorName(error, ctypes.byref(name))
+        return answer | {'fault': (name.value or b'error %d' % error).decode()}
+    if number.value == 0:
+        return answer | {'fault': 'CUDA_ERROR_NO_DEVICE'}
+    return answer | {'cards': tuple(_card(driver, i) for i in range(number.value))}
+
+
+def _card(driver: Any, i: int) -> Card:
+    handle, major, minor, name = ctypes.c_int(), ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(256)
+    driver.cuDeviceGet(ctypes.byref(handle), i)
+    driver.cuDeviceGetName(name, len(name), handle)
+    driver.cuDeviceGetAttribute(ctypes.byref(major), 75, handle)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
+    driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, handle)  # ..._MINOR
+    return Card(name.value.decode(errors='replace'), (major.value, minor.value))
+
+
+def ascend_problems(devices: Path = Path('/dev')) -> list[Problem]:
+    """Why there is no Ascend here; empty when there is one."""
+    problems = []
+    if not any(devices.glob('davinci[0-9]*')):
+        problems.append(Problem('no Ascend card (/dev/davinci0)', "install the card's driver"))
+    if not any((folder / 'libge_runner.so').is_file() for folder in
+               map(Path, os.environ.get('LD_LIBRARY_PATH', '').split(':'))):
+        problems.append(Problem('no CANN toolkit (libge_runner.so)', 'install it and source its set_env.sh'))
+    return problems
+
+
+# ---------------------------------------------------------------- the choice
+
+def choose(target: str | None, device_id: int = 0, distributed: bool = False) -> str:
+    """The device to use: ``target``, else GPU where MindSpore can use one, else CPU with one line that says so.
+
+    For after the checks of arguments and files and before anything is written: msrun runs every script once more as
+    its scheduler, and in that process this never returns.
+
+    Raises:
+        UserError: that device can't be used here; says what is missing. Or started without msrun, or by it in vain.
+    """
+    require(device_id >= 0, f'--device_id {device_id}: must be at least 0')
+    _check_launch(distributed)
+    if distributed:
+        device_id = int(os.environ.get('DEVICE_ID', '0'))  # this rank's number on its machine
+    if target == 'Ascend':
+        problems = ascend_problems()
+    else:
+        problems = [] if target == 'CPU' else this_machine().problems(device_id)
+    if problems and target is not None:
+        raise UserError(f'--device_target {target}: {"; ".join(map(str, problems))}; {SAYS_MORE}')
+    if problems and is_writer():  # the remedy, for who has a card
+        note(f'running on the CPU: {problems[0] if this_machine().cards else problems[0].what}; {SAYS_MORE}')
+    if _is_scheduler():
+        _serve()
+    return target or ('CPU' if problems else 'GPU')
+
+
+def start(target: str | None, device_id: int, distributed: bool = False) -> None:
+    """Import MindSpore, in graph mode on ``target`` (see ``choose``), and join the other ranks.
+
+    Raises:
+        UserError: that device can't be used.
+    """
+    target = choose(target, device_id, distributed)
+    if _started == [target, device_id, distributed]:  # MindSpore refuses a second time in a process
+        return
+    os.environ.setdefault('GLOG_v', '3')  # errors only
+    with gpu_libraries(this_machine()) if target == 'GPU' and 'mindspore' not in sys.modules else nullcontext():
+        import mindspore as ms
+        try:
+            # msrun's ranks agree on their cards among themselves; a CPU has no number
+            ms.set_device(target, *([] if distributed or target == 'CPU' else [device_id]))
+        except RuntimeError as error:
+            lines = [line for line in str(error).splitlines() if PLUGIN in line] or [str(error)]
+            raise UserError(f'--device_target {target}: MindSpore cannot use it: {lines[0]}') from error
+    ms.set_context(mode=ms.GRAPH_MODE)
+    if distributed:
+        from mindspore import communication
+        communication.init()  # nccl on GPUs, mccl on CPUs
+        ms.set_auto_parallel_context(parallel_mode='data_parallel', gradients_mean=True, parameter_broadcast=True)
+    _started[:] = [target, device_id, distributed]
+
+
+@contextmanager
+def gpu_libraries(machine: Machine, load: Callable[..., Any] = ctypes.CDLL) -> Iterator[None]:
+    """In here an import of MindSpore loads its GPU plugin.
+
+    Raises:
+        UserError: no program can be started from the folder for temporary files.
+    """
+    files = [machine.libraries[name] for name in NEEDED]
+    for file in files:
+        load(file, mode=ctypes.RTLD_GLOBAL)
+    folders = list(dict.fromkeys(str(Path(file).parent) for file in files))
+    before = os.environ.get('LD_LIBRARY_PATH')  # MindSpore looks for the libraries once more, with ldd
+    os.environ['LD_LIBRARY_PATH'] = ':'.join([*folders, *filter(None, [before])])
+    home = os.environ.get('CUDA_HOME')
+    try:
+        with tempfile.TemporaryDirectory(prefix='ict-cuda-') as folder:
+            # MindSpore loads no GPU plugin unless $CUDA_HOME/bin/nvcc names its version, and the wheels have no nvcc.
+            # A CUDA_HOME of the user's may be of a version for which there is no plugin.
+            nvcc = Path(folder) / 'bin' / 'nvcc'
+            nvcc.parent.mkdir()
+            nvcc.write_text(f'#!/bin/sh\necho "Cuda compilation tools, release {CUDA}, V{CUDA}.0"\n')
+            nvcc.chmod(0o755)
+            require(os.access(nvcc, os.X_OK), f'{folder}: programs cannot run there; set TMPDIR to a folder where '
+                                              f'they can')
+            os.environ['CUDA_HOME'] = folder
+            yield
+    finally:
+        os.environ.pop('CUDA_HOME', None)
+        if home is not None:
+            os.environ['CUDA_HOME'] = home
+
+
+# ---------------------------------------------------------------- several ranks
 
 def rank() -> tuple[int, int]:
     """(this process's rank, number of ranks) as msrun gave them; (0, 1) without it."""
@@ -11,25 +367,128 @@ def rank() -> tuple[int, int]:
 
 def is_writer() -> bool:
     """Whether this process writes files and lines: rank 0."""
-    return rank()[0] == 0
+    return rank()[0] == 0 and not _is_scheduler()
 
 
 def any_rank(flag: bool) -> bool:
     """Whether ``flag`` holds on any rank."""
-    return flag
-
-
-def start(target: str | None, device_id: int, distributed: bool = False) -> None:
-    os.environ.setdefault('GLOG_v', '3')
-    import mindspore as ms
-    ms.set_context(mode=ms.GRAPH_MODE)
-    ms.set_device('CPU')
+    return bool(_sum_over_ranks([float(flag)])[0])
 
 
 def wait_for_all(distributed: bool) -> None:
-    """Return when every rank has come here."""
+    """Return when every rank has come here; at once in a process that hasn't joined the others."""
+    if distributed:
+        _sum_over_ranks([0.0])
 
 
 def worst_status(status: int, distributed: bool) -> int:
     """The highest exit status of all ranks."""
-    return status
+    if not distributed:
+        return status
+    counts = _sum_over_ranks([float(i == status) for i in range(STATUSES)])
+    return max(i for i, count in enumerate(counts) if count)
+
+
+def rows_at_once(batch_size: int) -> int:
+    """Pictures in one forward pass of inference: ``batch_size`` on an accelerator, one on a CPU."""
+    import mindspore as ms
+    return 1 if ms.get_context('device_target') == 'CPU' else batch_size
+
+
+def _sum_over_ranks(values: list[float]) -> list[float]:
+    """Sums of the ranks' values; ``values`` themselves where ``start`` has joined no others."""
+    communication = sys.modules.get('mindspore.communication')
+    if communication is None or not communication.GlobalComm.INITED:
+        return values
+    import mindspore as ms
+    total = ms.ops.AllReduce(ms.ops.ReduceOp.SUM)(ms.Tensor(values, ms.float32))  # all that the CPU's backend has
+    return total.asnumpy().tolist()
+
+
+def _is_scheduler() -> bool:
+    return os.environ.get('MS_ROLE') == 'MS_SCHED'
+
+
+def _check_launch(distributed: bool) -> None:
+    started = 'MS_ROLE' in os.environ
+    require(started or not distributed, f'--distributed: start it with msrun --worker_num=2 --local_worker_num=2 '
+                                        f'--join=True {shlex.join(sys.argv)}')
+    require(distributed or not started, 'started by msrun without --distributed: every process would do all of the '
+                                        'work; add --distributed')
+    require('RANK_ID' in os.environ or not distributed, '--distributed: msrun needs --node_rank on several machines')
+
+
+def _serve() -> None:
+    """Be msrun's scheduler until the ranks are done, then leave."""
+    os.environ.setdefault('GLOG_v', '3')
+    import mindspore as ms
+    from mindspore import communication
+    ms.set_device('CPU')
+    communication.init()
+    sys.exit(0)
+
+
+# ---------------------------------------------------------------- python -m ict.device
+
+def table(machine: Machine) -> Iterator[str]:
+    """Lines for people: every part, then whether the GPU can be used."""
+    def row(name: str, text: str) -> str:
+        return f'{name:<19} {text}'
+
+    try:
+        version = importlib.metadata.version('mindspore')
+    except importlib.metadata.PackageNotFoundError:
+        version = 'missing'
+    yield row('CPU', f'{os.cpu_count()} cores, {platform.machine()}')
+    yield row('MindSpore', version)
+    yield row('its GPU plugin', str(machine.plugin or 'missing'))
+    known = f'knows CUDA up to {_dotted(machine.cuda)}' if machine.cuda else machine.fault or 'missing'
+    yield row('NVIDIA driver', f'{machine.driver}, {known}' if machine.driver else known)
+    for i, card in enumerate(machine.cards):
+        slow = '; compiles its kernels at the first use, which takes minutes' \
+            if card.capability >= FIRST_COMPILED_CARD else ''
+        yield row(f'GPU {i}', f'{card.name}, compute capability {_dotted(card.capability)}{slow}')
+    if not machine.cards:
+        yield row('GPU', 'none')
+    for name, file in machine.libraries.items():
+        yield row(name, file or f'missing{f" ({NEEDED[name]})" if name in NEEDED else ""}')
+    problems = machine.problems()
+    yield 'GPU can be used' if not problems else 'GPU cannot be used; the CPU is:'
+    for problem in problems:
+        yield f'  {problem}'
+
+
+_TRIAL = """
+import sys
+sys.path[0] = sys.argv[1]
+from ict import device
+device.start(sys.argv[2], 0)
+import mindspore as ms
+import numpy as np
+a = np.random.default_rng(0).random((256, 256), np.float32)
+dense = ms.nn.Dense(256, 256, weight_init=ms.Tensor(a), has_bias=False)
+off = np.abs(dense(ms.Tensor(a)).asnumpy() - a @ a.T).max() / (a @ a.T).max()
+conv = ms.nn.Conv2d(3, 4, 3, pad_mode='valid', has_bias=False, weight_init='ones')
+sums = conv(ms.Tensor(np.ones((1, 3, 8, 8), np.float32))).asnumpy()
+assert off < 1e-2 and np.allclose(sums, 27), (off, sums)
+print(f'tried on the {sys.argv[2]}: a matrix product (off by {off:.1e}) and a convolution')
+"""
+
+
+def main(argv: list[str]) -> int:
+    from ict import options
+    parser = options.Parser(prog='python -m ict.device', description='What MindSpore can use on this machine.')
+    parser.add_argument('--try', dest='trial', action='store_true', help='import MindSpore and compute something')
+    args = parser.parse_args(argv)
+    machine = this_machine()
+    print('\n'.join(table(machine)), flush=True)
+    if args.trial:
+        target = 'CPU' if machine.problems() else 'GPU'
+        if subprocess.run([sys.executable, '-c', _TRIAL, str(ROOT), target]).returncode:
+            print(f'trying the {target} failed')
+    return 0
+
+
+if __name__ == '__main__':
+    from ict.errors import run
+    sys.exit(run(main))

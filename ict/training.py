@@ -270,7 +270,9 @@ class Keeper:
         checkpoint.check(state, {name: tuple(p.shape) for name, p in targets.items()})
         for name, parameter in targets.items():
             parameter.set_data(ms.Tensor(state.array(name), parameter.dtype))
-        return Progress(**state.record['progress'])
+        progress = Progress(**state.record['progress'])
+        progress.previous_save = progress.step
+        return progress
 
 
 def state_name(network: str) -> str:

@@ -10,12 +10,12 @@ from pathlib import Path
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import numpy as np  # noqa: E402
-from tqdm import tqdm  # noqa: E402
+import numpy as np
+from tqdm import tqdm
 
-from ict import files, images, masks, options  # noqa: E402
-from ict.errors import UserError, run  # noqa: E402
-from ict.options import positive, require  # noqa: E402
+from ict import files, images, masks, options
+from ict.errors import UserError, run
+from ict.options import positive, require
 
 
 def main(argv: list[str]) -> int:

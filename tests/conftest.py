@@ -47,6 +47,13 @@ def set_weights(net, weights: dict[str, np.ndarray]) -> None:
         parameter.set_data(ms.Tensor(weights[name]))
 
 
+@pytest.fixture(scope='session', autouse=True)
+def cpu() -> None:
+    """Every test in this process runs on the CPU; MindSpore takes the choice once."""
+    from ict import device
+    device.start('CPU', 0)
+
+
 @pytest.fixture(scope='session')
 def colours() -> np.ndarray:
     return parity('data.npz')['palette']

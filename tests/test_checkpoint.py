@@ -1,4 +1,4 @@
-"""Checkpoints: published and our own are read exactly, anything else is refused by name, a crash leaves the old file."""
+"""Checkpoints: published and our own are read exactly, all else is refused by name, a crash leaves the old file."""
 from __future__ import annotations
 
 import os

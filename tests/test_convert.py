@@ -227,7 +227,7 @@ def test_a_real_pytorch_file_converts_whatever_its_format_and_name(tmp_path, kme
 def test_a_pytorch_file_that_would_run_code_is_refused(tmp_path):
     torch = pytest.importorskip('torch')
     torch.save({'model': types.SimpleNamespace(a=1)}, tmp_path / 'in.pth')
-    with pytest.raises(UserError, match='holds more than tensors'):
+    with pytest.raises(UserError, match=r'holds a types\.SimpleNamespace among its tensors'):
         run(tmp_path / 'in.pth', tmp_path / 'out.ckpt')
     (tmp_path / 'in.pth').write_bytes(b'PK\3\4 cut short')
     with pytest.raises(UserError, match=r'in\.pth'):

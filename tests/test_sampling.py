@@ -92,7 +92,7 @@ def test_every_missing_token_is_filled_exactly_once_and_no_other_moves(schedule,
     filled += last['mask'] > 0
     np.testing.assert_array_equal(filled, holes)
     np.testing.assert_array_equal(out[~holes], tokens[~holes])
-    assert (0 <= out).all() and (out < VOCAB).all()
+    assert (out >= 0).all() and (out < VOCAB).all()
     np.testing.assert_array_equal(tokens, before[0])
     np.testing.assert_array_equal(holes, before[1])
 

@@ -100,7 +100,8 @@ def test_schedules_by_hand():
     warm = [training.lr_at(s, 1.0, 'constant', 4, 100) for s in range(6)]
     np.testing.assert_allclose(warm, [0.25, 0.5, 0.75, 1.0, 1.0, 1.0])
     cosine = [training.lr_at(s, 2.0, 'cosine', 0, 4) for s in range(5)]
-    np.testing.assert_allclose(cosine, [2.0, 1 + math.cos(math.pi / 4), 1.0, 1 - math.cos(math.pi / 4), 0.0], atol=1e-12)
+    half = math.cos(math.pi / 4)
+    np.testing.assert_allclose(cosine, [2.0, 1 + half, 1.0, 1 - half, 0.0], atol=1e-12)
     both = [training.lr_at(s, 1.0, 'cosine', 2, 6) for s in (0, 1, 2, 4, 6)]
     np.testing.assert_allclose(both, [0.5, 1.0, 1.0, 0.5, 0.0], atol=1e-12)
 
@@ -332,7 +333,7 @@ def test_a_state_of_other_weights_is_refused(pictures, tiny, tmp_path):
     found = checkpoint.read(save / 'ImageNet_latest.ckpt')
     checkpoint.write(save / 'ImageNet_latest.ckpt', {n: found.array(n) for n in found.entries},
                      {**found.record, 'step': 99}, found.palette)
-    with pytest.raises(UserError, match='is of step 6, ImageNet_latest.ckpt of step 99'):
+    with pytest.raises(UserError, match=r'is of step 6, ImageNet_latest\.ckpt of step 99'):
         train_1.main(argv_1(pictures, save, tiny['kmeans'], '--max_steps', 9, '--ckpt_path',
                             save / 'ImageNet_latest.ckpt'))
 

@@ -24,13 +24,14 @@ def png_that_claims(width: int, height: int) -> bytes:
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack('>I', len(content)) + kind + content + struct.pack('>I', zlib.crc32(kind + content))
     header = struct.pack('>IIBBBBB', width, height, 1, 0, 0, 0, 0)
-    return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + chunk(b'IDAT', zlib.compress(bytes(100))) + chunk(b'IEND', b'')
+    pixels = chunk(b'IDAT', zlib.compress(bytes(100)))
+    return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + pixels + chunk(b'IEND', b'')
 
 
 @pytest.fixture
 def place(tiny, folders, tmp_path, colours) -> dict[str, str]:
     """Paths of good and bad things by name."""
-    found = {**{k: v for k, v in tiny.items()}, **folders, 'tmp': tmp_path}
+    found = {**tiny, **folders, 'tmp': tmp_path}
     names = ('empty', 'missing', 'a_file', 'not_image', 'cut_ckpt', 'other_palette', 'small_palette', 'float_txt',
              'fewer_masks', 'only_bad', 'prior', 'bad_prior', 'pth', 'tiny_image', 'bomb', 'pickled')
     found |= {name: tmp_path / name for name in names}
