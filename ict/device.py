@@ -375,6 +375,14 @@ def any_rank(flag: bool) -> bool:
     return bool(_sum_over_ranks([float(flag)])[0])
 
 
+def mean_over_ranks(figures: dict[str, float]) -> dict[str, float]:
+    """Each figure's mean over the ranks."""
+    ranks = rank()[1]
+    if ranks == 1:
+        return figures
+    return dict(zip(figures, (total / ranks for total in _sum_over_ranks(list(figures.values()))), strict=True))
+
+
 def wait_for_all(distributed: bool) -> None:
     """Return when every rank has come here; at once in a process that hasn't joined the others."""
     if distributed:

@@ -4,7 +4,25 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import mindspore as ms
-from mindspore import amp, nn, ops
+from mindspore import amp, communication, nn, ops
+
+
+class MeanOverRanks(nn.Cell):
+    """A scalar's mean over the ranks, without a gradient; itself where there is only this process.
+
+    Losses that are divided by a batch's mask use it, so that the same total batch gives the same training on any
+    number of ranks.
+    """
+
+    def __init__(self, distributed: bool) -> None:
+        super().__init__(auto_prefix=False)
+        self.ranks = communication.get_group_size() if distributed else 1
+        self.reduce = ops.AllReduce(ops.ReduceOp.SUM) if distributed else None
+
+    def construct(self, x: ms.Tensor) -> ms.Tensor:
+        if self.reduce is None:
+            return x
+        return ops.stop_gradient(self.reduce(x.reshape(1))).reshape(()) / self.ranks
 
 
 def mixed_precision(net: nn.Cell, level: str) -> nn.Cell:

@@ -169,9 +169,16 @@ class Unreadable:
             if line not in self.seen:
                 self.seen.add(line)
                 tqdm.write(f'skipped ({len(self.seen)} so far): {line}', file=sys.stderr)
-        if len(self.seen) > MOST_UNREADABLE * self.n_pictures:
+
+    def too_many(self) -> bool:
+        """Whether this rank has seen more than 1 %."""
+        return len(self.seen) > MOST_UNREADABLE * self.n_pictures
+
+    def check(self, too_many: bool) -> None:
+        """Stop when any rank has seen too many."""
+        if too_many:
             raise UserError(f'{len(self.seen)} of {self.n_pictures} images are unreadable, more than 1 %; '
-                            f'mend or remove them: {min(self.seen)}')
+                            f'mend or remove them: {min(self.seen, default="see the other ranks")}')
 
 
 # ---------------------------------------------------------------- what is kept
@@ -402,7 +409,8 @@ def fit(plan: Plan, order: Order, feeder: Feeder, take_step: Callable[[int, tupl
     with StopRequest() as stop, bar:
         for arrays, failures in feeder:
             unreadable.add(failures)
-            figures = take_step(progress.step, arrays)
+            unreadable.check(device.any_rank(unreadable.too_many()))
+            figures = device.mean_over_ranks(take_step(progress.step, arrays))
             wrong = {k: v for k, v in figures.items() if not math.isfinite(v)}
             if wrong:
                 raise UserError(f'step {progress.step + 1}: {", ".join(f"{k} is {v}" for k, v in wrong.items())}; '

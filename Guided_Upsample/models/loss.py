@@ -1,6 +1,8 @@
 """The stage-2 losses (paper, equations 6 and 7); each returns its value unweighted."""
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import mindspore as ms
 from mindspore import ops
 
@@ -22,9 +24,10 @@ def discriminator_loss(real_scores: ms.Tensor, fake_scores: ms.Tensor) -> tuple[
     return (real + fake) / 2.0, {'real': real, 'fake': fake}
 
 
-def masked_l1(output: ms.Tensor, images: ms.Tensor, masks: ms.Tensor) -> ms.Tensor:
-    """Mean absolute error over the whole picture, divided by the mask's mean."""
-    return (output - images).abs().mean() / ops.maximum(masks.mean(), ms.Tensor(1e-4, ms.float32))
+def masked_l1(output: ms.Tensor, images: ms.Tensor, masks: ms.Tensor,
+              over_ranks: Callable[[ms.Tensor], ms.Tensor]) -> ms.Tensor:
+    """Mean absolute error over the whole picture, divided by the mask's mean (over all ranks' pictures)."""
+    return (output - images).abs().mean() / ops.maximum(over_ranks(masks.mean()), ms.Tensor(1e-4, ms.float32))
 
 
 def gram(x: ms.Tensor) -> ms.Tensor:

@@ -41,6 +41,7 @@ class TrainStep:
         content_weight, style_weight = args.content_loss_weight, args.style_loss_weight
         rates = (ms.Tensor(args.lr, ms.float32), ms.Tensor(args.lr * args.D2G_lr, ms.float32))
         zero = ms.Tensor(0.0, ms.float32)
+        over_ranks = optimizers.MeanOverRanks(args.distributed)
         self.names = ['gen_loss', 'l1', 'adv', 'content', 'style', 'dis_loss', 'dis_real', 'dis_fake']
 
         def judged(real: ms.Tensor, fake: ms.Tensor) -> tuple[ms.Tensor, ...]:
@@ -52,7 +53,7 @@ class TrainStep:
 
         def painted(images: ms.Tensor, priors: ms.Tensor, masks: ms.Tensor) -> tuple[ms.Tensor, ...]:
             output = ops.cast(painter(images, priors, masks), ms.float32)  # (B, 3, S, S)
-            l1 = loss.masked_l1(output, images, masks)
+            l1 = loss.masked_l1(output, images, masks, over_ranks)
             adv, content, style = zero, zero, zero
             if adv_weight > 0:
                 scores, _ = judge(output)

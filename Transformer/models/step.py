@@ -32,10 +32,11 @@ class TrainStep:
         update = optimizers.Update(self.optimizer, args.clip_norm, args.weight_decay, is_decayed, args.distributed,
                                    self.scaler)
         forward_net, scaler, per_masked_token = self.net, self.scaler, bool(args.dynamic_weight)
+        over_ranks = optimizers.MeanOverRanks(args.distributed)
 
         def forward(tokens: ms.Tensor, masks: ms.Tensor) -> tuple[ms.Tensor, ms.Tensor, ms.Tensor]:
             logits = ops.cast(forward_net(tokens, masks), ms.float32)  # (B, T, V)
-            total, parts = masked_cross_entropy(logits, tokens, masks, per_masked_token)
+            total, parts = masked_cross_entropy(logits, tokens, masks, per_masked_token, over_ranks)
             return optimizers.scaled(scaler, total), total, parts['nll']
 
         # Gradient boundary: everything inside ``forward`` is differentiated, with respect to the GPT alone.

@@ -1,0 +1,87 @@
+"""Several ranks under msrun: the same training as one process with the whole batch; pictures shared out."""
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from Guided_Upsample import train as train_2
+from ict import checkpoint
+from tests.conftest import ROOT, files_of
+from tests.test_training import argv_1, argv_2, log_without_seconds, masks, pictures  # noqa: F401
+from Transformer import train as train_1
+
+TOLERANCE = 2e-5  # sums of gradients in another order, grown by Adam's first steps
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return probe.getsockname()[1]
+
+
+def msrun(script: str, argv: list[str], logs: Path) -> None:
+    launcher = Path(sys.executable).with_name('msrun')
+    done = subprocess.run([str(launcher), '--worker_num=2', '--local_worker_num=2', f'--master_port={free_port()}',
+                           '--join=True', f'--log_dir={logs}', str(ROOT / script), *argv, '--distributed'], cwd=logs,
+                          env={**os.environ, 'PATH': f'{launcher.parent}:{os.environ["PATH"]}'}, capture_output=True,
+                          text=True, timeout=240)
+    said = done.stdout + done.stderr + ''.join(p.read_text()[-2000:] for p in logs.glob('worker_*.log'))
+    assert done.returncode == 0, said
+
+
+def assert_equal_weights(one: Path, two: Path) -> None:
+    names = sorted(p.name for p in one.glob('*_latest.ckpt'))
+    assert names == sorted(p.name for p in two.glob('*_latest.ckpt')) and names
+    for name in names:
+        a, b = checkpoint.read(one / name), checkpoint.read(two / name)
+        for tensor in a.entries:
+            np.testing.assert_allclose(a.array(tensor), b.array(tensor), atol=TOLERANCE, err_msg=f'{name} {tensor}')
+
+
+@pytest.mark.parametrize('stage', [1, 2])
+def test_two_ranks_train_as_one_process_with_the_double_batch(stage, pictures, masks, tiny, tmp_path):  # noqa: F811
+    logs = tmp_path / 'logs'
+    logs.mkdir()
+    # The last of an option counts; small rates keep Adam's first steps from blowing rounding up.
+    if stage == 1:
+        more = ('--max_steps', 4, '--dynamic_weight', '--learning_rate', 1e-4)
+        alone = argv_1(pictures, tmp_path / 'alone', tiny['kmeans'], *more, '--batch_size', 4)
+        both = argv_1(pictures, tmp_path / 'both', tiny['kmeans'], *more, '--batch_size', 2)
+        assert train_1.main(alone) == 0
+        msrun('Transformer/train.py', both, logs)
+    else:
+        more = ('--max_iteration', 4, '--lr', 1e-4)
+        alone = argv_2(pictures, masks, tmp_path / 'alone', tiny['kmeans'], *more, '--batch_size', 4)
+        both = argv_2(pictures, masks, tmp_path / 'both', tiny['kmeans'], *more, '--batch_size', 2)
+        assert train_2.main(alone) == 0
+        msrun('Guided_Upsample/train.py', both, logs)
+    assert_equal_weights(tmp_path / 'alone', tmp_path / 'both')
+    one, two = log_without_seconds(tmp_path / 'alone'), log_without_seconds(tmp_path / 'both')
+    assert len(one) == len(two)
+    for a, b in zip(one, two, strict=True):
+        for key in a:
+            assert float(b[key]) == pytest.approx(float(a[key]), rel=1e-3, abs=1e-4), key
+
+
+def test_two_ranks_share_the_pictures_out_and_make_the_same_files(tiny, folders, tmp_path):
+    from Guided_Upsample import infer as stage_2
+    from Transformer import infer as stage_1
+    first = [str(a) for a in ('--ckpt_path', tiny['transformer'], '--image_url', folders['images'], '--mask_url',
+                              folders['masks'], '--sample_steps', 3, '--device_target', 'CPU', '--save_url')]
+    second = [str(a) for a in ('--ckpt_path', tiny['generator'], '--input', folders['images'], '--mask',
+                               folders['masks'], '--image_size', 64, '--device_target', 'CPU')]
+    one, two = tmp_path / 'one', tmp_path / 'two'
+    assert stage_1.main([*first, str(one / 'AP')]) == 0
+    assert stage_2.main([*second, '--prior', str(one / 'AP'), '--save_path', str(one)]) == 0
+    for i in range(2):
+        (tmp_path / f'logs{i}').mkdir()
+    msrun('Transformer/infer.py', [*first, str(two / 'AP')], tmp_path / 'logs0')
+    second += ['--prior', str(two / 'AP'), '--save_path', str(two)]
+    msrun('Guided_Upsample/infer.py', second, tmp_path / 'logs1')
+    assert files_of(one) == files_of(two)
