@@ -68,7 +68,7 @@ def arguments(argv: list[str]) -> Any:
     add('--num_workers', type=int, default=2, help='processes that make batches; 0 = none')
     add('--crop_scale', type=float, default=1.0, help='smallest random crop, in shorter sides of the picture')
     options.add_flag(parser, '--distributed', 'one process of several started by msrun')
-    add('--amp_level', choices=('O0', 'O1', 'O2', 'O3'), default='O0')
+    add('--amp_level', choices=('O0', 'O2', 'O3'), default='O0')
     options.add_flag(parser, '--recompute', 'recompute activations in the backward pass: less memory, more time')
     args = parser.parse_args(argv)
     positive(args, 'image_size', 'prior_size', 'prior_random_degree', 'max_iteration', 'batch_size', 'base_channels',

@@ -62,7 +62,7 @@ def arguments(argv: list[str]) -> Any:
         help='structured: positions and colours start with their neighbourhoods; several times faster')
     add('--crop_scale', type=float, default=1.0, help='smallest random crop, in shorter sides of the picture')
     options.add_flag(parser, '--distributed', 'one process of several started by msrun')
-    add('--amp_level', choices=('O0', 'O1', 'O2', 'O3'), default='O0')
+    add('--amp_level', choices=('O0', 'O2', 'O3'), default='O0')
     options.add_flag(parser, '--recompute', 'recompute activations in the backward pass: less memory, more time')
     args = parser.parse_args(argv)
     positive(args, 'batch_size', 'train_epoch', 'prior_size', 'n_layer', 'n_head', 'n_embd', 'val_every', 'log_every',

@@ -10,7 +10,9 @@ from Guided_Upsample.models.architecture import DISCRIMINATOR
 from Guided_Upsample.models.architecture import Architecture as Painter
 from Guided_Upsample.models.networks import Discriminator, Generator
 from Guided_Upsample.models.vgg import VGG19
+from ict import optimizers
 from tests.conftest import made_up, names, parity, set_weights
+from Transformer.models import predict
 from Transformer.models.architecture import Architecture
 from Transformer.models.networks import GPT, start_structured
 
@@ -148,3 +150,23 @@ def test_discriminator_and_all_losses_equal_the_published():
         assert float(value) == pytest.approx(float(arrays[name]), rel=1e-4), name
     total = (0.1 * terms['loss_adv'] + terms['loss_l1'] + 0.1 * terms['loss_content'] + 250 * terms['loss_style'])
     assert float(total) == pytest.approx(float(arrays['loss_g']), rel=1e-4)
+
+
+# Half precision: what float16's 11 bits leave of the parity tolerances, for logits of about 5 and pictures in [0, 1].
+HALF_LOGITS, HALF_PICTURES = 2e-2, 2e-3
+
+
+@pytest.mark.parametrize('level', ['O2', 'O3'])
+def test_half_precision_inference_stays_near_the_published(level):
+    arrays = parity('transformer_gelu2_1.npz')
+    where = np.array([[3, 7, 9], [0, 1, 63]], np.int32)
+    for positions in (np.broadcast_to(np.arange(64, dtype=np.int32), (2, 64)), where):
+        model = predict.Predictor(gpt_of(arrays, True), 2, 64, level)
+        logits = model(arrays['idx'], arrays['masks'], positions)
+        wanted = np.take_along_axis(arrays['logits'], positions[..., None].astype(np.int64), 1)
+        assert logits.dtype == np.float32
+        assert 0 < np.abs(logits - wanted).max() < HALF_LOGITS
+    arrays = parity('upsample.npz')
+    net = optimizers.mixed_precision(upsampler(arrays, 'symmetric'), level)
+    output = net(*[ms.Tensor(arrays[k]) for k in ('images', 'edges', 'masks')]).asnumpy()
+    assert 0 < np.abs(output - arrays['output']).max() < HALF_PICTURES

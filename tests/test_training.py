@@ -96,6 +96,21 @@ def test_clipping_scales_all_gradients_together():
         np.testing.assert_allclose(small[name], value * (0.01 / norm), rtol=2e-3, atol=1e-8)
 
 
+@pytest.mark.parametrize('stage', [1, 2])
+def test_mixed_precision_trains_near_float32_and_its_loss_scale_is_resumed(stage, pictures, masks, tiny, tmp_path):
+    for level in ('O0', 'O2'):
+        more = ('--amp_level', level, '--clip_norm', 0) if stage == 1 else ('--amp_level', level)
+        argv = argv_1(pictures, tmp_path / level, tiny['kmeans'], '--max_steps', 4, *more) if stage == 1 else \
+            argv_2(pictures, masks, tmp_path / level, tiny['kmeans'], '--max_iteration', 4, *more)
+        assert (train_1 if stage == 1 else train_2).main(argv) == 0
+    one, two = log_without_seconds(tmp_path / 'O0'), log_without_seconds(tmp_path / 'O2')
+    key = 'loss' if stage == 1 else 'gen_loss'
+    for a, b in zip(one, two, strict=True):
+        assert float(b[key]) == pytest.approx(float(a[key]), rel=0.02)
+    state = next((tmp_path / 'O2').glob('*_state.ckpt'))
+    assert checkpoint.read(state).array('extra/scale') > 1
+
+
 def test_schedules_by_hand():
     warm = [training.lr_at(s, 1.0, 'constant', 4, 100) for s in range(6)]
     np.testing.assert_allclose(warm, [0.25, 0.5, 0.75, 1.0, 1.0, 1.0])

@@ -48,9 +48,10 @@ class Predictor:
 
     def __init__(self, net: GPT, rows: int, positions: int, amp_level: str = 'O0') -> None:
         self.rows, self.positions = rows, positions
+        reader = _LogitsAt(net)
+        reader.set_train(False)
+        self.reader = optimizers.mixed_precision(reader, amp_level)
         self.net = optimizers.mixed_precision(net, amp_level)
-        self.reader = _LogitsAt(self.net)
-        self.reader.set_train(False)
 
     def __call__(self, tokens: np.ndarray, masks: np.ndarray, where: np.ndarray) -> np.ndarray:
         """tokens (B, T) int32, masks (B, T) float32, where (B, P) int32 -> logits (B, P, V) float32.
