@@ -43,13 +43,18 @@ def centre_square(height: int, width: int) -> Box:
 
 
 def around(hole: np.ndarray) -> Box:
-    """The square of about twice the hole's size around a hole (H, W) bool, moved and cut to lie in the picture."""
+    """The square of about twice the hole's size around a hole (H, W) bool, moved and cut to lie in the picture.
+
+    Only a hole that is longer than the picture's shorter side gets a frame that is no square.
+    """
     height, width = hole.shape
     rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
     if not len(rows):
         return centre_square(height, width)
     extent = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
     side = max(int(np.ceil(extent * _CONTEXT)), _SMALLEST_FRAME)
+    if extent <= min(height, width):
+        side = min(side, height, width)
     spans = []
     for found, limit in ((rows, height), (columns, width)):
         length = min(side, limit)
@@ -85,8 +90,7 @@ def hole_in(grey: np.ndarray, height: int, width: int, geometry: str) -> tuple[B
         The frame and the hole (frame.height, frame.width) bool.
     """
     hole = grey > HOLE_LEVEL
-    same_proportions = abs(width / height * hole.shape[0] - hole.shape[1]) <= 1.0
-    if geometry == 'crop' and not same_proportions:
+    if geometry == 'crop' and not _same_proportions(hole, height, width):
         frame = centre_square(height, width)
         return frame, touched(cut(hole, centre_square(*hole.shape)), frame.height, frame.width)
     hole = touched(hole, height, width)
@@ -95,6 +99,20 @@ def hole_in(grey: np.ndarray, height: int, width: int, geometry: str) -> tuple[B
     else:
         frame = centre_square(height, width) if geometry == 'crop' else whole(height, width)
     return frame, cut(hole, frame)
+
+
+def reaches_out(grey: np.ndarray, height: int, width: int, geometry: str) -> bool:
+    """Whether a part of the hole lies out of the frame that ``hole_in`` gives."""
+    if geometry != 'crop':
+        return False
+    hole = grey > HOLE_LEVEL
+    if _same_proportions(hole, height, width):
+        hole = touched(hole, height, width)
+    return int(cut(hole, centre_square(*hole.shape)).sum()) < int(hole.sum())
+
+
+def _same_proportions(mask: np.ndarray, height: int, width: int) -> bool:
+    return abs(width / height * mask.shape[0] - mask.shape[1]) <= 1.0
 
 
 def resize_visible(rgb: np.ndarray, hole: np.ndarray, size: int, resample: Image.Resampling) -> np.ndarray:

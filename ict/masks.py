@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from ict import images
+from ict.geometry import HOLE_LEVEL
 
 # The published free-form strokes (Yu et al., "Free-Form Image Inpainting with Gated Convolution", algorithm 1).
 STROKE_CANVAS = 256
@@ -23,18 +24,25 @@ def load(path: str | Path, invert: bool = False, dilate: int = 0, max_pixels: in
     Raises:
         UserError: missing or unreadable.
     """
-    rgb = images.load(path, background=images.WHITE if invert else images.BLACK, max_pixels=max_pixels).rgb
+    return read(path, invert, dilate, max_pixels)[0]
+
+
+def read(path: str | Path, invert: bool, dilate: int, max_pixels: int) -> tuple[np.ndarray, list[str]]:
+    """What ``load`` gives, and one line each for what the file has beyond it (further frames)."""
+    picture = images.load(path, background=images.WHITE if invert else images.BLACK, max_pixels=max_pixels)
+    rgb = picture.rgb
     grey = rgb[..., 0] if (rgb == rgb[..., :1]).all() else cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
-    return adjusted(grey, invert, dilate)
+    return adjusted(grey, invert, dilate), picture.notes
 
 
 def adjusted(grey: np.ndarray, invert: bool, dilate: int) -> np.ndarray:
     """``grey`` (H, W) uint8 inverted and grown as asked."""
     if invert:
         grey = 255 - grey
-    if dilate:
-        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * dilate + 1, 2 * dilate + 1))
-        grey = cv2.dilate(np.ascontiguousarray(grey), disc)
+    hole = grey > HOLE_LEVEL
+    if dilate and hole.any():
+        distance = cv2.distanceTransform((~hole).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        grey = np.where(distance <= dilate, np.uint8(255), grey)
     return np.ascontiguousarray(grey)
 
 

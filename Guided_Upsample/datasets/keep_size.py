@@ -8,6 +8,7 @@ from ict.geometry import Box, cut
 
 _REACH = 12.0  # model pixels over which a difference at the hole's edge fades into the hole
 _RELAXATIONS = 60
+_STRIP = 256  # rows of a large picture that are enlarged at once
 
 
 def blended(painted: np.ndarray, image: np.ndarray, hole: np.ndarray) -> np.ndarray:
@@ -57,15 +58,47 @@ def at_own_size(native: np.ndarray, frame: Box, hole: np.ndarray, completed: np.
         hole: (frame.height, frame.width) bool; every other pixel stays what it is, bit for bit.
         completed: (S, S, 3) float32 in [0, 1], what the frame became.
     """
-    enlarged = cv2.resize(completed.astype(np.float32), (frame.width, frame.height), interpolation=cv2.INTER_CUBIC)
-    colour = np.clip(enlarged, 0.0, 1.0)[hole]  # (n, 3)
-    top = np.iinfo(native.dtype).max
-    channels = 1 if native.ndim == 2 else native.shape[2]
+    result = native.copy()
+    part = cut(result[..., None] if native.ndim == 2 else result, frame)  # a view into ``result``
+    rows = np.flatnonzero(hole.any(1))
+    if not len(rows):
+        return result
+    kind = cv2.INTER_AREA if frame.width < completed.shape[1] else cv2.INTER_CUBIC
+    wide = cv2.resize(completed.astype(np.float32), (frame.width, completed.shape[0]), interpolation=kind)
+    for start in range(rows[0], rows[-1] + 1, _STRIP):
+        inside = hole[start:start + _STRIP]
+        colour = _rows_of(wide, frame.height, start, start + len(inside))[inside]  # (n, 3)
+        part[start:start + _STRIP][inside] = _stored(np.clip(colour, 0.0, 1.0), part.shape[2], native.dtype)
+    return result
+
+
+def _rows_of(wide: np.ndarray, height: int, start: int, stop: int) -> np.ndarray:
+    """Rows ``start`` to ``stop`` of (S, W, 3) float32 resized to (height, W, 3): bicubic, or the mean when it shrinks.
+
+    A picture of 50 megapixels would take 600 MB as floats, so it is never enlarged as a whole.
+    """
+    if height < len(wide):
+        return cv2.resize(wide, (wide.shape[1], height), interpolation=cv2.INTER_AREA)[start:stop]
+    place = (np.arange(start, stop) + 0.5) * (len(wide) / height) - 0.5
+    first = np.floor(place).astype(int)
+    offset = (place - first).astype(np.float32)
+    rows = np.zeros((stop - start, *wide.shape[1:]), np.float32)
+    for tap in (-1, 0, 1, 2):
+        rows += _cubic(np.abs(offset - tap))[:, None, None] * wide[np.clip(first + tap, 0, len(wide) - 1)]
+    return rows
+
+
+def _cubic(distance: np.ndarray) -> np.ndarray:
+    """Keys' kernel with a = -0.75, OpenCV's bicubic one."""
+    near = (1.25 * distance - 2.25) * distance ** 2 + 1.0
+    far = ((-0.75 * distance + 3.75) * distance - 6.0) * distance + 3.0
+    return np.where(distance <= 1.0, near, far)
+
+
+def _stored(colour: np.ndarray, channels: int, kind: np.dtype) -> np.ndarray:
+    """RGB (n, 3) in [0, 1] as opaque pixels (n, channels) of a picture's own kind, truncated as published."""
     if channels <= 2:
         colour = colour @ np.array([[0.299], [0.587], [0.114]], np.float32)  # (n, 1)
     if channels in (2, 4):
-        colour = np.concatenate([colour, np.ones((len(colour), 1), np.float32)], 1)  # opaque
-    result = native.copy()
-    part = cut(result, frame).reshape(frame.height, frame.width, channels)  # a view into ``result``
-    part[hole] = (colour * top).astype(native.dtype)
-    return result
+        colour = np.concatenate([colour, np.ones((len(colour), 1), np.float32)], 1)
+    return (colour * np.iinfo(kind).max).astype(kind)
