@@ -5,11 +5,8 @@ completes one's own with the bundled demo checkpoints.
 """
 from __future__ import annotations
 
-import signal
-import subprocess
 import sys
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent
@@ -18,8 +15,9 @@ if not __package__:
 
 from Guided_Upsample import infer as stage_2  # noqa: E402
 from ict import device, files, inputs, options  # noqa: E402
-from ict.errors import UserError, note, run  # noqa: E402
+from ict.errors import UserError, run  # noqa: E402
 from ict.options import positive, require  # noqa: E402
+from ict.process import call  # noqa: E402
 from Transformer import infer as stage_1  # noqa: E402
 
 PUBLISHED = ('ImageNet', 'FFHQ', 'Places2_Nature')
@@ -97,28 +95,6 @@ def commands(args: Any) -> tuple[list[str], list[str]]:
               '--prior', priors, '--save_path', args.save_place, '--condition_num', str(args.sample_num), *shared,
               *given('padding', 'keep_size', 'visualize', 'test_only')]
     return first, second
-
-
-def call(script: Path, argv: list[str]) -> int:
-    """Run a stage in a process of its own, which a signal to this one ends too; its exit status."""
-    child = subprocess.Popen([sys.executable, str(script), *argv])
-
-    def forward(number: int, _: FrameType | None) -> None:
-        child.send_signal(number)
-
-    before = signal.signal(signal.SIGTERM, forward)
-    try:
-        status = child.wait()
-    except KeyboardInterrupt:
-        child.wait()
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    if status < 0:
-        note(f'{script.parent.name}/{script.name} was ended by signal {-status}'
-             f'{" (out of memory?)" if status == -signal.SIGKILL else ""}; the same command continues')
-        return 128 - status
-    return status
 
 
 def main(argv: list[str]) -> int:

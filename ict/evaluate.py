@@ -17,8 +17,6 @@ import argparse
 import csv
 import itertools
 import math
-import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +30,7 @@ from tqdm import tqdm
 from ict import files, geometry, images, inputs, manifest, metrics, options, report
 from ict.errors import UserError, note, run
 from ict.options import positive, require
+from ict.process import call
 
 RUN = Path(__file__).resolve().parents[1] / 'run.py'
 RUNS_OWN = ('--input_image', '--input_mask', '--deterministic', '--keep_size', '--test_only')
@@ -90,26 +89,12 @@ def arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def command(args: argparse.Namespace, further: list[str], folder: Path, own: list[str]) -> list[str]:
-    """The call of run.py that fills ``folder``."""
+    """The arguments of the call of run.py that fills ``folder``."""
     shared = [text for name in ('transformer_ckpt', 'upsample_ckpt', 'model', 'seed', 'mask_mode', 'geometry',
                                 'invert_mask', 'dilate', 'max_pixels', 'overwrite')
               if (value := getattr(args, name)) is not None for text in (f'--{name}', str(value))]
-    return [sys.executable, str(RUN), '--input_image', args.input, '--input_mask', args.mask,
+    return ['--input_image', args.input, '--input_mask', args.mask,
             '--save_place', str(folder), *own, *shared, *further]
-
-
-def call(argv: list[str]) -> int:
-    """Run a command, which a signal to this process ends too; its exit status."""
-    child = subprocess.Popen(argv)
-    before = signal.signal(signal.SIGTERM, lambda number, _: child.send_signal(number))
-    try:
-        status = child.wait()
-    except KeyboardInterrupt:
-        child.wait()
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    return status if status >= 0 else 128 - status
 
 
 def scored_view(rgb: np.ndarray, grey: np.ndarray, geometry_name: str, size: int) -> ScoredView:
@@ -327,7 +312,7 @@ def main(argv: list[str]) -> int:
     for folder, own, what in ((SAMPLES, ['--sample_num', str(args.sample_num)], f'{args.sample_num} samples'),
                               (DETERMINISTIC, ['--deterministic', 'True'], 'the deterministic completion')):
         note(f'{what} of {len(work)} pictures')
-        status = call(command(args, further, place / folder, own))
+        status = call(RUN, command(args, further, place / folder, own))
         if status not in (0, inputs.SOME_FAILED):
             return status
         worst = max(worst, status)

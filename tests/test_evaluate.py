@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ict import evaluate, images, inputs
+from ict import evaluate, images, inputs, process
 from ict.errors import UserError
 from ict.images import load_rgb
 
@@ -165,7 +165,8 @@ class FakeRun:
         self.failing: set[str] = set()
         self.status = 0
 
-    def __call__(self, argv: list[str]) -> int:
+    def __call__(self, script: Path, argv: list[str]) -> int:
+        assert script == ROOT / 'run.py'
         self.commands.append(argv)
         place = Path(argv[argv.index('--save_place') + 1])
         count = int(argv[argv.index('--sample_num') + 1]) if '--sample_num' in argv else 1
@@ -285,7 +286,6 @@ def test_run_py_is_called_for_samples_and_for_the_deterministic_mode(folder):
     evaluate.main(argv_of(tmp_path, '--sample_steps', '16', '--GELU_2', '--transformer_ckpt', 't.ckpt', '--seed', '3',
                           '--geometry', 'resize', '--invert_mask'))
     samples, deterministic = fake.commands
-    assert Path(samples[1]) == ROOT / 'run.py'
     for argv, place in ((samples, 'samples'), (deterministic, 'deterministic')):
         options = dict(itertools.pairwise(argv))
         assert options['--save_place'] == str(tmp_path / 'out' / place)
@@ -393,8 +393,8 @@ def test_a_damaged_metrics_file_is_a_user_error(tmp_path, content):
 def test_a_result_of_another_size_fails_its_picture(folder):
     tmp_path, fake = folder
 
-    def other_size(argv: list[str]) -> int:
-        status = fake(argv)
+    def other_size(script: Path, argv: list[str]) -> int:
+        status = fake(script, argv)
         images.write_png(tmp_path / 'out' / 'samples' / 'c_2.png', random_picture(0, S, S + 1))
         return status
 
@@ -403,15 +403,17 @@ def test_a_result_of_another_size_fails_its_picture(folder):
     assert {picture for picture, _ in rows_of(tmp_path)} == {'a', 'deep/b'}
 
 
-def test_call_gives_the_exit_status_and_passes_sigterm_on():
-    assert evaluate.call([sys.executable, '-c', 'raise SystemExit(7)']) == 7
+def test_call_gives_the_exit_status_and_passes_sigterm_on(tmp_path, capsys):
+    (tmp_path / 'seven.py').write_text('raise SystemExit(7)')
+    (tmp_path / 'ends_us.py').write_text('import os, time\nwhile True:\n  os.kill(os.getppid(), 15); time.sleep(0.1)')
+    assert process.call(tmp_path / 'seven.py', []) == 7
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
-        ends_us = 'import os, time\nwhile True:\n  os.kill(os.getppid(), 15); time.sleep(0.1)'
-        assert evaluate.call([sys.executable, '-c', ends_us]) == 128 + signal.SIGTERM
+        assert process.call(tmp_path / 'ends_us.py', []) == 128 + signal.SIGTERM
         assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
     finally:
         signal.signal(signal.SIGTERM, before)
+    assert 'was ended by signal 15; the same command continues' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(('more', 'message'), [

@@ -1,0 +1,26 @@
+"""Running one of the project's commands in a process of its own."""
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from ict.errors import note
+
+
+def call(script: Path, argv: list[str]) -> int:
+    """Exit status of a script, which a SIGTERM to this process ends too; 128 + the signal that ended it."""
+    child = subprocess.Popen([sys.executable, str(script), *argv])
+    before = signal.signal(signal.SIGTERM, lambda number, _: child.send_signal(number))
+    try:
+        status = child.wait()
+    except KeyboardInterrupt:
+        child.wait()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if status < 0:
+        cause = ' (out of memory?)' if status == -signal.SIGKILL else ''
+        note(f'{script.parent.name}/{script.name} was ended by signal {-status}{cause}; the same command continues')
+    return status if status >= 0 else 128 - status
