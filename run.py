@@ -81,18 +81,17 @@ def checkpoints_of(model: str) -> tuple[str, str]:
 def commands(args: Any) -> tuple[list[str], list[str]]:
     """Argument lists of the two stages."""
     def given(*names: str) -> list[str]:
-        return [text for name in names if (value := getattr(args, name)) not in (None, '')
-                for text in (f'--{name}', str(value))]
+        return [f'--{name}={value}' for name in names if (value := getattr(args, name)) not in (None, '')]
 
     shared = given('mask_mode', 'geometry', 'invert_mask', 'dilate', 'max_pixels', 'overwrite', 'prior_size', 'kmeans',
                    'seed', 'batch_size', 'amp_level', 'device_target', 'device_id')
     priors = str(Path(args.save_place) / 'AP')
-    first = ['--ckpt_path', args.transformer_ckpt, '--image_url', args.input_image, '--mask_url', args.input_mask,
-             '--save_url', priors, '--condition_num', str(args.sample_num), *shared,
+    first = [f'--ckpt_path={args.transformer_ckpt}', f'--image_url={args.input_image}',
+             f'--mask_url={args.input_mask}', f'--save_url={priors}', f'--condition_num={args.sample_num}', *shared,
              *given('top_k', 'temperature', 'n_head', 'GELU_2', 'sample_steps', 'schedule', 'step_schedule',
                     'deterministic')]
-    second = ['--ckpt_path', args.upsample_ckpt, '--input', args.input_image, '--mask', args.input_mask,
-              '--prior', priors, '--save_path', args.save_place, '--condition_num', str(args.sample_num), *shared,
+    second = [f'--ckpt_path={args.upsample_ckpt}', f'--input={args.input_image}', f'--mask={args.input_mask}',
+              f'--prior={priors}', f'--save_path={args.save_place}', f'--condition_num={args.sample_num}', *shared,
               *given('padding', 'keep_size', 'visualize', 'test_only')]
     return first, second
 

@@ -5,7 +5,9 @@
 """
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ from ict import (
     pairs,
     report,
 )
-from ict.errors import UserError, note, run
+from ict.errors import UserError, not_written, note, run
 from ict.options import positive, require
 
 TEST = 2
@@ -109,6 +111,10 @@ def check(args: Any) -> tuple[Any, ...]:
     made = manifest.read(args.prior, manifest.STAGE_1)
     view = agreed_view(args, made)
     work = inputs.find(args.input, '--input', args.mask, '--mask', args.max_pixels, folder)
+    work.quiet = made is not None  # stage 1 has said what can't be represented
+    if not args.test_only:
+        work.refuse_to_overwrite(outputs(folder, work, args), f'--save_path {args.save_path}',
+                                 (place / f'{work.id(i)}.png' for place in conditions for i in range(len(work))))
     return found, shape, folder, conditions[:args.condition_num], made, view, work
 
 
@@ -151,12 +157,9 @@ class Seen:
                 raise UserError(f'{work.pictures.path(i)}: --keep_size is for --mask_mode sealed')
             return
         self.frame, self.full_hole = geometry.hole_in(grey, *rgb.shape[:2], view.geometry)
-        if own_size:
-            inside = int(self.full_hole.sum())
-            everywhere = int(geometry.hole_in(grey, *rgb.shape[:2], 'resize')[1].sum())
-            if inside < everywhere:
-                raise UserError(f'{work.pictures.path(i)}: the hole reaches out of the {view.geometry} frame; '
-                                f'with --keep_size use --geometry resize or hole')
+        if own_size and geometry.reaches_out(grey, *rgb.shape[:2], view.geometry):
+            raise UserError(f'{work.pictures.path(i)}: the hole reaches out of the {view.geometry} frame; '
+                            f'with --keep_size use --geometry resize or hole')
         part = geometry.cut(rgb, self.frame)
         self.image, self.hole = geometry.sealed(part, self.full_hole, image_size, Image.BICUBIC)
         whole = geometry.resize_visible(part, np.zeros_like(self.full_hole), image_size, Image.BICUBIC)
@@ -169,7 +172,7 @@ def read_prior(path: Path, image_size: int, prior_size: int | None) -> np.ndarra
     Raises:
         UserError: missing, unreadable or not square.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f'{path}: no such prior; run stage 1 on this picture')
     small = images.load_rgb(path)
     if small.shape[0] != small.shape[1] or (prior_size and small.shape[0] != prior_size):
@@ -183,17 +186,29 @@ def result_path(folder: Path, picture: str, k: int) -> Path:
     return folder / f'{picture}_{k}.png'
 
 
+def outputs(folder: Path, work: inputs.Inputs, args: Any) -> Iterator[Path]:
+    """Every picture that this call may write."""
+    if args.visualize:
+        yield folder / COMPARISON
+    for i in range(len(work)):
+        for k in range(args.condition_num):
+            yield result_path(folder, work.id(i), k)
+
+
 def main(argv: list[str]) -> int:
     args = arguments(argv)
     found, shape, folder, conditions, made, view, work = check(args)
     record = manifest.Manifest(folder, manifest.STAGE_2, {
         'checkpoint': found.digest(), 'padding': shape.padding, 'image_size': args.image_size, **vars(view),
         'keep_size': args.keep_size, 'amp_level': args.amp_level},
-        lambda: next((p for i in range(len(work)) if (p := result_path(folder, work.id(i), 0)).is_file()), None),
+        lambda: next((p for i in range(len(work)) if os.path.isfile(p := result_path(folder, work.id(i), 0))), None),
         args.overwrite or args.test_only)
     args.device_target = device.choose(args.device_target, args.device_id, args.distributed)
     rank, ranks = device.rank() if args.distributed else (0, 1)
     outcome = inputs.Outcome(len(work))
+    if rank == 0:
+        for place in {result_path(folder, work.id(i), 0).parent for i in range(len(work))} | {folder}:
+            files.sweep(place, below=False)
     todo = plan(work, record, folder, conditions, made, args, outcome, rank, ranks)
     if rank == 0 and not args.test_only:
         record.write()
@@ -228,11 +243,11 @@ def plan(work: inputs.Inputs, record: manifest.Manifest, folder: Path, condition
         same = not args.overwrite and record.unchanged(picture, sources)
         for k in range(len(conditions)):
             path, key = result_path(folder, picture, k), f'prior_digest_{k}'
-            if same and known.get(key) == priors[key] and path.is_file() and not args.test_only:
+            if same and known.get(key) == priors[key] and os.path.isfile(path) and not args.test_only:
                 kept += 1
                 continue
             if rank == 0 and not args.test_only:
-                path.unlink(missing_ok=True)
+                files.remove(path)
             if i % ranks == rank:
                 todo.append((i, k))
         record.set(picture, sources)
@@ -266,7 +281,10 @@ def _paint(args: Any, found: checkpoint.Checkpoint, shape: architecture.Architec
             image, hole = np.stack([s.image for s in seen]), np.stack([s.hole for s in seen])
             painted = painter.everywhere(image, np.stack(priors), hole)
             for (i, k), one, picture in zip(places, seen, painted, strict=True):
-                scores[work.id(i), k] = _finish(args, folder, work.id(i), k, one, picture)
+                try:
+                    scores[work.id(i), k] = _finish(args, folder, work.id(i), k, one, picture)
+                except OSError as error:
+                    outcome.fail(work.id(i), not_written(result_path(folder, work.id(i), k), error))
                 bar.update()
 
 
@@ -289,7 +307,7 @@ def _finish(args: Any, folder: Path, picture: str, k: int, seen: Seen, painted: 
 
 
 def _batches(args: Any, conditions: list[Path], view: inputs.View, work: inputs.Inputs, todo: list[tuple[int, int]],
-             outcome: inputs.Outcome, bar: tqdm) -> Any:
+             outcome: inputs.Outcome, bar: tqdm) -> Iterator[list]:
     """Lists of up to ``batch_size`` ((picture, result), seen, prior); pictures are read once, when they are due."""
     batch, last, seen = [], None, None
     for i, k in todo:
@@ -350,7 +368,7 @@ def _compare(args: Any, folder: Path, view: inputs.View, work: inputs.Inputs, ou
         masked = np.where(seen.hole[..., None], np.uint8(255), seen.original)
         row = [seen.original, masked]
         for k in range(args.condition_num):
-            result = images.load_rgb(result_path(folder, work.id(i), k))
+            result = images.load_rgb(result_path(folder, work.id(i), k), args.max_pixels)
             row.append(images.bicubic(geometry.cut(result, seen.frame), args.image_size, args.image_size)
                        if args.keep_size else result)
         rows.append(row)

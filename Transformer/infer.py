@@ -5,7 +5,9 @@
 """
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ict import checkpoint, device, files, geometry, images, inputs, manifest, options, palette
-from ict.errors import UserError, note, run
+from ict.errors import UserError, not_written, note, run
 from ict.options import positive, require
 from Transformer.datasets.dataset import published_view
 from Transformer.models import architecture, sampling
@@ -116,6 +118,8 @@ def check(args: Any) -> tuple[Any, ...]:
     folder = files.output_folder(args.save_url, '--save_url')
     view = inputs.View.of(args)
     work = inputs.find(args.image_url, '--image_url', args.mask_url, '--mask_url', args.max_pixels, folder)
+    work.refuse_to_overwrite((prior_path(folder, k, work.id(i)) for i in range(len(work))
+                              for k in range(1, args.condition_num + 1)), f'--save_url {args.save_url}')
     return found, shape, colours, folder, view, work
 
 
@@ -155,10 +159,13 @@ def main(argv: list[str]) -> int:
         'amp_level': args.amp_level}, lambda: next(folder.glob('condition_*/**/*.png'), None), args.overwrite)
     args.device_target = device.choose(args.device_target, args.device_id, args.distributed)
     rank, ranks = device.rank() if args.distributed else (0, 1)
+    outcome = inputs.Outcome(len(work))
+    if rank == 0:
+        for place in (folder, *(p for p in folder.glob('condition_*') if p.is_dir())):
+            files.sweep(place, below=place != folder)
     todo = plan(work, record, folder, args, rank, ranks)
     if rank == 0:
         record.write()
-    outcome = inputs.Outcome(len(work))
     try:
         if todo or args.distributed:
             _sample(args, found, shape, colours, folder, view, work, settings, todo, outcome)
@@ -183,11 +190,11 @@ def plan(work: inputs.Inputs, record: manifest.Manifest, folder: Path, args: Any
         keep = not args.overwrite and record.unchanged(work.id(i), sources)
         if not keep and rank == 0:
             for old in folder.glob('condition_*'):
-                (old / f'{work.id(i)}.png').unlink(missing_ok=True)
+                files.remove(old / f'{work.id(i)}.png')
         record.set(work.id(i), sources)
         if i % ranks == rank:
             todo += [(i, k) for k in range(1, args.condition_num + 1)
-                     if not (keep and prior_path(folder, k, work.id(i)).is_file())]
+                     if not (keep and os.path.isfile(prior_path(folder, k, work.id(i))))]
     kept = len(work) * args.condition_num - len(todo)
     if kept and ranks == 1:
         note(f'{kept} finished priors are kept')
@@ -217,12 +224,16 @@ def _sample(args: Any, found: checkpoint.Checkpoint, shape: architecture.Archite
             rngs = [sampling.generator_of(args.seed, work.id(i), k) for i, k in places]
             samples = sampler(np.stack(tokens), np.stack(holes), rngs, on_pass)
             for (i, k), row, hole, sample in zip(places, tokens, holes, samples, strict=True):
-                write_prior(prior_path(folder, k, work.id(i)), row, sample, hole, quantise.colours, shape.prior_size)
+                path = prior_path(folder, k, work.id(i))
+                try:
+                    write_prior(path, row, sample, hole, quantise.colours, shape.prior_size)
+                except OSError as error:
+                    outcome.fail(work.id(i), not_written(path, error))
                 bar.update()
 
 
 def _batches(work: inputs.Inputs, view: inputs.View, prior_size: int, quantise: palette.Quantiser,
-             todo: list[tuple[int, int]], batch_size: int, outcome: inputs.Outcome, bar: tqdm) -> Any:
+             todo: list[tuple[int, int]], batch_size: int, outcome: inputs.Outcome, bar: tqdm) -> Iterator[list]:
     """Lists of up to ``batch_size`` ((picture, sample), tokens, hole); pictures are read once, when they are due."""
     batch, last, prepared = [], None, None
     for i, k in todo:
@@ -248,7 +259,7 @@ def collect_likelihoods(record: manifest.Manifest, folder: Path, picture: str, c
     found = {}
     for k in range(1, condition_num + 1):
         path = prior_path(folder, k, picture)
-        if path.is_file() and (text := images.png_text(path).get(LIKELIHOOD)) is not None:
+        if os.path.isfile(path) and (text := images.png_text(path).get(LIKELIHOOD)) is not None:
             found[str(k)] = float(text)
     entry = record.pictures[picture]
     entry[LIKELIHOOD] = {**entry.get(LIKELIHOOD, {}), **found}

@@ -1,11 +1,15 @@
 """Errors for the user: one line with the culprit and the remedy, exit status 2, no traceback."""
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 NOTHING_DONE = 2
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_CONTROL = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
 
 
 class UserError(Exception):
@@ -14,15 +18,28 @@ class UserError(Exception):
 
 def note(message: str) -> None:
     """One line for the user that is not a result, on standard error."""
-    print(message, file=sys.stderr, flush=True)
+    print(one_line(message), file=sys.stderr, flush=True)
+
+
+def one_line(message: str) -> str:
+    """The message on one line, whatever a file name in it holds."""
+    return message.translate(_CONTROL)
+
+
+def not_written(path: Path, error: OSError) -> UserError:
+    """The line for one file that can't be written while others can; raises ``error`` where no other can either."""
+    if error.errno in _NO_ROOM:
+        raise error
+    return UserError(f'{path}: cannot be written ({error.strerror})')
 
 
 def run(main: Callable[[list[str]], int | None]) -> int:
-    """Exit status of ``main(argv)``: 2 with one line for a ``UserError``; bugs keep their traceback."""
+    """Exit status of ``main(argv)``: 2 with one line for a ``UserError`` or a full disk; bugs keep their traceback."""
+    sys.stdout.reconfigure(errors='backslashreplace')  # a file name may be no text
     try:
         return main(sys.argv[1:]) or 0
     except UserError as error:
-        note('error: ' + ' '.join(str(error).split()))
+        note(f'error: {error}')
         return NOTHING_DONE
     except KeyboardInterrupt:
         note('interrupted: finished files are whole; the same command continues')
@@ -30,3 +47,9 @@ def run(main: Callable[[list[str]], int | None]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        note(f'error: nothing more can be written ({error.strerror}); finished files are whole, and the same command '
+             f'continues once it can')
+        return NOTHING_DONE

@@ -94,8 +94,17 @@ def read_json(path: str | Path) -> Any:
         raise UserError(f'{path}: not readable as JSON ({error}); remove it, or use --overwrite') from None
 
 
-def sweep(folder: str | Path) -> None:
-    """Remove what an interrupted run left unfinished in ``folder`` and below."""
-    for left in Path(folder).rglob(TEMPORARY + '*'):
+def remove(path: Path) -> None:
+    """Remove a file if it is there."""
+    if os.path.isfile(path):  # which is False for a name that is too long, too
+        path.unlink()
+
+
+def sweep(folder: str | Path, below: bool = True) -> None:
+    """Remove what an interrupted run left unfinished in ``folder`` (and below)."""
+    if not os.path.isdir(folder):
+        return
+    pattern = TEMPORARY + '*'
+    for left in Path(folder).rglob(pattern) if below else Path(folder).glob(pattern):
         if left.is_file():
             left.unlink(missing_ok=True)

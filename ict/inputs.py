@@ -2,8 +2,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ict import geometry, images, masks, options, pairs
-from ict.errors import NOTHING_DONE, UserError, note
+from ict.errors import NOTHING_DONE, UserError, note, one_line
 from ict.manifest import file_digest
 
 MASK_MODES = ('sealed', 'published')
@@ -61,12 +64,13 @@ class View:
 
 @dataclass
 class Inputs:
-    """Images with their masks, in the order of their ids."""
+    """Images with their masks, in the order of their ids; ``quiet``: what can't be represented was said before."""
 
     pictures: pairs.Listing
     mask_files: pairs.Listing
     numbers: list[int]
     max_pixels: int
+    quiet: bool = False
     said: set[str] = field(default_factory=set)
     _mask_digests: dict[int, str] = field(default_factory=dict)
 
@@ -91,13 +95,22 @@ class Inputs:
         Raises:
             UserError: one of them is unreadable.
         """
-        grey = masks.load(self.mask_files.path(self.numbers[i]), view.invert_mask, view.dilate, self.max_pixels)
+        mask = self.mask_files.path(self.numbers[i])
+        grey, notes = masks.read(mask, view.invert_mask, view.dilate, self.max_pixels)
         picture = images.load(self.pictures.path(i), max_pixels=self.max_pixels)
-        for line in picture.notes:
-            if line not in self.said:
+        for line in (*picture.notes, *notes):
+            if line not in self.said and not self.quiet:
                 self.said.add(line)
-                tqdm.write(line, file=sys.stderr)
+                tqdm.write(one_line(line), file=sys.stderr)
         return picture, grey
+
+    def refuse_to_overwrite(self, results: Iterable[Path], option: str, priors: Iterable[Path] = ()) -> None:
+        """Raises a UserError when one of the files to be written is a picture, mask or prior to be read."""
+        own = {_place(listing.path(i)) for listing in (self.pictures, self.mask_files) for i in range(len(listing))}
+        own |= {_place(path) for path in priors}
+        for path in results:
+            if _place(path) in own:
+                raise UserError(f'{option}: {path} would be written, and is an input; name another place')
 
 
 def find(image_value: str, image_option: str, mask_value: str, mask_option: str, max_pixels: int,
@@ -112,6 +125,16 @@ def find(image_value: str, image_option: str, mask_value: str, mask_option: str,
     return Inputs(pictures, mask_files, pairs.masks_for(pictures, mask_files), max_pixels)
 
 
+@lru_cache(maxsize=1024)
+def _resolved(folder: str) -> str:
+    return os.path.realpath(folder)
+
+
+def _place(path: Path) -> str:
+    """Where a file's own entry lies, whatever links lead there."""
+    return os.path.join(_resolved(str(path.parent)), path.name)
+
+
 @dataclass
 class Outcome:
     """Which pictures failed, and the exit status that follows."""
@@ -123,7 +146,7 @@ class Outcome:
         """Note a failure; the others go on."""
         if picture not in self.failures:
             self.failures[picture] = str(error)
-            tqdm.write(f'failed: {error}', file=sys.stderr)
+            tqdm.write(one_line(f'failed: {error}'), file=sys.stderr)
 
     def status(self) -> int:
         """0 all done; 1 some failed, listed; 2 nothing was done, one line says why."""

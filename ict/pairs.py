@@ -50,13 +50,16 @@ def listing(given: str | Path, option: str, without: Path | None = None, cache: 
         unique: two files with the same id are an error.
 
     Raises:
-        UserError: missing, unreadable, or without images.
+        UserError: missing, unreadable, without images, or the save place itself.
     """
     path = Path(given)
     if not str(given):
         raise UserError(f'{option}: give a folder, an image file, or a text file with one path a line')
     try:
         if path.is_dir():
+            if without is not None and os.path.realpath(path) == os.path.realpath(without):
+                raise UserError(f'{option} {given}: is the save place, which is never searched; name another save '
+                                f'place')
             found = _scan(path, without, cache)
             hint = f'has no images ({" ".join(EXTENSIONS)})'
         elif path.is_file() and path.suffix.lower() in EXTENSIONS:
@@ -89,21 +92,27 @@ def _scan(root: Path, without: Path | None, cache: Path | None) -> Listing:
             return Listing(root, kept)
     skip = os.path.realpath(without) if without is not None else None
     names, folders, changed = [], [], []
-    waiting = ['']
+    waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [('', frozenset())]
     while waiting:
-        below = waiting.pop()
+        below, above = waiting.pop()
         folder = root / below
+        state = os.stat(folder)
+        if (state.st_dev, state.st_ino) in above:
+            continue  # a link to a folder that it lies in
+        above |= {(state.st_dev, state.st_ino)}
         folders.append(below)
-        changed.append(os.stat(folder).st_mtime_ns)
+        changed.append(state.st_mtime_ns)
         with os.scandir(folder) as entries:
             for entry in entries:
                 name = below + entry.name
                 if entry.name.startswith('.'):
                     continue
-                if entry.is_dir():
+                linked = entry.is_symlink()
+                if entry.is_dir(follow_symlinks=False) or (linked and os.path.isdir(entry.path)):
                     if skip is None or os.path.realpath(entry.path) != skip:
-                        waiting.append(name + '/')
-                elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
+                        waiting.append((name + '/', above))
+                elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS and (
+                        entry.is_file(follow_symlinks=False) or (linked and _file_or_missing(entry.path))):
                     names.append(name)
     names.sort(key=_key)
     packed = _packed(names)
@@ -113,6 +122,11 @@ def _scan(root: Path, without: Path | None, cache: Path | None) -> Listing:
             np.savez(stream, root=_packed([os.path.realpath(root)]), names=packed, folders=_packed(folders),
                      changed=np.array(changed, np.int64))
     return Listing(root, packed)
+
+
+def _file_or_missing(path: str) -> bool:
+    """Not a pipe or device; a link to nothing is said when it is read."""
+    return os.path.isfile(path) or not os.path.exists(path)
 
 
 def _read_cache(root: Path, cache: Path) -> np.ndarray | None:
@@ -129,19 +143,20 @@ def _read_cache(root: Path, cache: Path) -> np.ndarray | None:
 
 
 def _from_text(path: Path, option: str) -> Listing:
-    try:
-        lines = [line.strip() for line in path.read_text(encoding='utf-8').splitlines()]
-    except UnicodeDecodeError:
-        raise UserError(f'{option} {path}: neither an image ({" ".join(EXTENSIONS)}) nor a text file of '
-                        f'paths') from None
+    no_list = UserError(f'{option} {path}: neither an image ({" ".join(EXTENSIONS)}) nor a text file of paths')
+    with open(path, 'rb') as stream:
+        if b'\0' in stream.read(4096):
+            raise no_list
+        stream.seek(0)
+        text = stream.read().removeprefix(b'\xef\xbb\xbf')  # some editors begin with a byte order mark
     here = Path(os.path.abspath(path.parent))
     entries = []
-    for line in lines:
+    for line in (os.fsdecode(part.strip()) for part in text.split(b'\n')):
         if not line:
             continue
         full = Path(os.path.abspath(line))  # relative to where the user stands, like every path
-        if not full.is_file():
-            raise UserError(f'{option} {path}: it lists {line}, which is no file')
+        if not os.path.isfile(full):
+            raise UserError(f'{option} {path}: it lists {line}, which is no file') if line.isprintable() else no_list
         name = full.relative_to(here) if full.is_relative_to(here) else full.relative_to(full.anchor)
         entries.append((name.as_posix(), str(full)))
     entries.sort(key=lambda entry: _key(entry[0]))

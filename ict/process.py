@@ -1,6 +1,7 @@
 """Running one of the project's commands in a process of its own."""
 from __future__ import annotations
 
+import ctypes
 import signal
 import subprocess
 import sys
@@ -8,10 +9,17 @@ from pathlib import Path
 
 from ict.errors import note
 
+_END_WITH_PARENT = 1  # Linux: PR_SET_PDEATHSIG
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_END_WITH_PARENT, signal.SIGKILL)
+
 
 def call(script: Path, argv: list[str]) -> int:
-    """Exit status of a script, which a SIGTERM to this process ends too; 128 + the signal that ended it."""
-    child = subprocess.Popen([sys.executable, str(script), *argv])
+    """Exit status of a script, which ends when this process does; 128 + the signal that ended it."""
+    child = subprocess.Popen([sys.executable, str(script), *argv],
+                             preexec_fn=_end_with_parent if sys.platform == 'linux' else None)
     before = signal.signal(signal.SIGTERM, lambda number, _: child.send_signal(number))
     try:
         status = child.wait()

@@ -6,7 +6,7 @@ import numpy as np
 
 from ict.geometry import Box, cut
 
-_REACH = 12.0  # model pixels over which a difference at the hole's edge fades into the hole
+_EDGE, _REACH = 2.0, 12.0  # model pixels in which the hole's edge lies, and over which a difference there then fades
 _RELAXATIONS = 60
 _STRIP = 256  # rows of a large picture that are enlarged at once
 
@@ -32,7 +32,7 @@ def blended(painted: np.ndarray, image: np.ndarray, hole: np.ndarray) -> np.ndar
         around = cv2.blur(membrane, (3, 3), borderType=cv2.BORDER_REPLICATE)
         membrane = np.where(inside, around, difference)
     distance = cv2.distanceTransform(hole.astype(np.uint8), cv2.DIST_L2, 5)
-    fade = np.exp(-distance / _REACH).astype(np.float32)[..., None]
+    fade = np.exp(-np.maximum(distance - _EDGE, 0.0) / _REACH).astype(np.float32)[..., None]
     return np.where(inside, np.clip(painted + membrane * fade, 0.0, 1.0), image)
 
 
