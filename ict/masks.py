@@ -42,7 +42,8 @@ def adjusted(grey: np.ndarray, invert: bool, dilate: int) -> np.ndarray:
     hole = grey > HOLE_LEVEL
     if dilate and hole.any():
         distance = cv2.distanceTransform((~hole).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-        grey = np.where(distance <= dilate, np.uint8(255), grey)
+        rounding = 0.25 / (dilate + 1)  # the next larger distance is more than twice as far away
+        grey = np.where(distance <= dilate + rounding, np.uint8(255), grey)
     return np.ascontiguousarray(grey)
 
 
