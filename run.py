@@ -51,6 +51,7 @@ def arguments(argv: list[str]) -> Any:
         args.sample_num, args.sample_steps, args.visualize = DEMO_SAMPLES, stage_1.RECOMMENDED_STEPS, True
     if not args.input_image:
         args.input_image, args.input_mask = str(SAMPLES), str(SAMPLE_MASKS)
+    require(args.mask_mode != 'published' or not args.keep_size, '--keep_size is for --mask_mode sealed')
     if args.keep_size and args.geometry is None:
         args.geometry = 'resize'
     if not args.transformer_ckpt:
@@ -87,7 +88,8 @@ def commands(args: Any) -> tuple[list[str], list[str]]:
                    'seed', 'batch_size', 'amp_level', 'device_target', 'device_id')
     priors = str(Path(args.save_place) / 'AP')
     first = [f'--ckpt_path={args.transformer_ckpt}', f'--image_url={args.input_image}',
-             f'--mask_url={args.input_mask}', f'--save_url={priors}', f'--condition_num={args.sample_num}', *shared,
+             f'--mask_url={args.input_mask}', f'--save_url={priors}', f'--skip={args.save_place}',
+             f'--condition_num={args.sample_num}', *shared,
              *given('top_k', 'temperature', 'n_head', 'GELU_2', 'sample_steps', 'schedule', 'step_schedule',
                     'deterministic')]
     second = [f'--ckpt_path={args.upsample_ckpt}', f'--input={args.input_image}', f'--mask={args.input_mask}',

@@ -110,7 +110,8 @@ def check(args: Any) -> tuple[Any, ...]:
                                                    f'only {len(conditions)}')
     made = manifest.read(args.prior, manifest.STAGE_1)
     view = agreed_view(args, made)
-    work = inputs.find(args.input, '--input', args.mask, '--mask', args.max_pixels, folder)
+    require(view.mask_mode == 'sealed' or not args.keep_size, '--keep_size is for --mask_mode sealed')
+    work = inputs.find(args.input, '--input', args.mask, '--mask', args.max_pixels, folder, args.prior)
     work.quiet = made is not None  # stage 1 has said what can't be represented
     if not args.test_only:
         work.refuse_to_overwrite(outputs(folder, work, args), f'--save_path {args.save_path}',
@@ -153,8 +154,6 @@ class Seen:
         if view.mask_mode == 'published':
             self.image, self.hole = published_view(rgb, grey, view.geometry, image_size)
             self.original = self.image
-            if own_size:
-                raise UserError(f'{work.pictures.path(i)}: --keep_size is for --mask_mode sealed')
             return
         self.frame, self.full_hole = geometry.hole_in(grey, *rgb.shape[:2], view.geometry)
         if own_size and geometry.reaches_out(grey, *rgb.shape[:2], view.geometry):

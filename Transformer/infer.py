@@ -36,6 +36,7 @@ def arguments(argv: list[str]) -> Any:
     add('--image_url', required=True, help='images: folder (searched recursively), file, or list of paths')
     add('--mask_url', required=True, help='masks likewise, white = hole; a single file serves all images')
     add('--save_url', default='./', help='where condition_1 ... and manifest.json go')
+    add('--skip', default='', help='a further folder that is not searched: where stage 2 puts its results')
     options.add_device(parser)
     add_sampling(parser)
     add('--condition_num', type=int, default=1, help='samples an image')
@@ -117,7 +118,8 @@ def check(args: Any) -> tuple[Any, ...]:
     colours = palette_of(found, args.kmeans, shape.vocab_size)
     folder = files.output_folder(args.save_url, '--save_url')
     view = inputs.View.of(args)
-    work = inputs.find(args.image_url, '--image_url', args.mask_url, '--mask_url', args.max_pixels, folder)
+    work = inputs.find(args.image_url, '--image_url', args.mask_url, '--mask_url', args.max_pixels, folder,
+                       *([args.skip] if args.skip else []))
     work.refuse_to_overwrite((prior_path(folder, k, work.id(i)) for i in range(len(work))
                               for k in range(1, args.condition_num + 1)), f'--save_url {args.save_url}')
     return found, shape, colours, folder, view, work

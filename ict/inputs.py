@@ -114,14 +114,15 @@ class Inputs:
 
 
 def find(image_value: str, image_option: str, mask_value: str, mask_option: str, max_pixels: int,
-         save_place: str | Path) -> Inputs:
-    """List and pair images and masks; the save place is never searched.
+         save_place: str | Path, *further: str | Path) -> Inputs:
+    """List and pair images and masks; the save place and the ``further`` folders of results are never searched.
 
     Raises:
         UserError: see ``pairs.listing`` and ``pairs.masks_for``.
     """
-    pictures = pairs.listing(image_value, image_option, without=Path(save_place))
-    mask_files = pairs.listing(mask_value, mask_option, without=Path(save_place))
+    without = [Path(folder) for folder in (save_place, *further)]
+    pictures = pairs.listing(image_value, image_option, without=without)
+    mask_files = pairs.listing(mask_value, mask_option, without=without)
     return Inputs(pictures, mask_files, pairs.masks_for(pictures, mask_files), max_pixels)
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -40,12 +41,12 @@ class Listing:
         return str(PurePosixPath(os.fsdecode(bytes(self.names[i]))).with_suffix(''))
 
 
-def listing(given: str | Path, option: str, without: Path | None = None, cache: Path | None = None,
+def listing(given: str | Path, option: str, without: Path | Sequence[Path] = (), cache: Path | None = None,
             unique: bool = True) -> Listing:
     """The image files of a folder option: a folder (searched recursively), one image, or a text file of paths.
 
     Args:
-        without: a folder that is never searched (the save place).
+        without: folders that are never searched (the save place).
         cache: a file that keeps the scan of a large folder; it is used while no folder below has changed.
         unique: two files with the same id are an error.
 
@@ -53,14 +54,15 @@ def listing(given: str | Path, option: str, without: Path | None = None, cache: 
         UserError: missing, unreadable, without images, or the save place itself.
     """
     path = Path(given)
+    skip = {os.path.realpath(folder) for folder in ((without,) if isinstance(without, Path) else without)}
     if not str(given):
         raise UserError(f'{option}: give a folder, an image file, or a text file with one path a line')
     try:
         if path.is_dir():
-            if without is not None and os.path.realpath(path) == os.path.realpath(without):
+            if os.path.realpath(path) in skip:
                 raise UserError(f'{option} {given}: is the save place, which is never searched; name another save '
                                 f'place')
-            found = _scan(path, without, cache)
+            found = _scan(path, skip, cache)
             hint = f'has no images ({" ".join(EXTENSIONS)})'
         elif path.is_file() and path.suffix.lower() in EXTENSIONS:
             found, hint = Listing(path.parent, _packed([path.name])), ''
@@ -85,12 +87,11 @@ def _key(name: str) -> tuple[str, str]:
     return str(PurePosixPath(name).with_suffix('')), name
 
 
-def _scan(root: Path, without: Path | None, cache: Path | None) -> Listing:
+def _scan(root: Path, skip: set[str], cache: Path | None) -> Listing:
     if cache is not None:
         kept = _read_cache(root, cache)
         if kept is not None:
             return Listing(root, kept)
-    skip = os.path.realpath(without) if without is not None else None
     names, folders, changed = [], [], []
     waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [('', frozenset())]
     while waiting:
@@ -109,7 +110,7 @@ def _scan(root: Path, without: Path | None, cache: Path | None) -> Listing:
                     continue
                 linked = entry.is_symlink()
                 if entry.is_dir(follow_symlinks=False) or (linked and os.path.isdir(entry.path)):
-                    if skip is None or os.path.realpath(entry.path) != skip:
+                    if not skip or os.path.realpath(entry.path) not in skip:
                         waiting.append((name + '/', above))
                 elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS and (
                         entry.is_file(follow_symlinks=False) or (linked and _file_or_missing(entry.path))):

@@ -230,6 +230,16 @@ def test_run_py_completes_resumes_and_passes_options_on(tiny, folders, tmp_path)
     assert files_of(tmp_path / 'out') == first
 
 
+def test_run_py_does_not_take_its_own_results_for_pictures(tiny, folders, tmp_path):
+    shutil.copy(folders['masks'] / 'p0.png', tmp_path / 'mask.png')
+    call = ('run.py', '--transformer_ckpt', tiny['transformer'], '--upsample_ckpt', tiny['generator'], '--input_image',
+            '.', '--input_mask', tmp_path / 'mask.png', '--save_place', 'save', '--sample_steps', 4)
+    for _ in range(2):
+        done = command(*call, cwd=folders['images'])
+        assert done.returncode == 0, done.stderr
+        assert {p.name for p in (folders['images'] / 'save').glob('*.png')} == {f'p{i}_0.png' for i in range(3)}
+
+
 def test_run_py_goes_on_with_what_stage_1_could_do_and_exits_with_1(tiny, folders, tmp_path):
     (folders['images'] / 'p1.png').write_bytes(b'no picture')
     done = command('run.py', '--transformer_ckpt', tiny['transformer'], '--upsample_ckpt', tiny['generator'],
