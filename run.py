@@ -80,12 +80,12 @@ def checkpoints_of(model: str) -> tuple[str, str]:
 
 
 def commands(args: Any) -> tuple[list[str], list[str]]:
-    """Argument lists of the two stages."""
+    """Argument lists of the two stages, but for the device."""
     def given(*names: str) -> list[str]:
         return [f'--{name}={value}' for name in names if (value := getattr(args, name)) not in (None, '')]
 
     shared = given('mask_mode', 'geometry', 'invert_mask', 'dilate', 'max_pixels', 'overwrite', 'prior_size', 'kmeans',
-                   'seed', 'batch_size', 'amp_level', 'device_target', 'device_id')
+                   'seed', 'batch_size', 'amp_level', 'device_id')
     priors = str(Path(args.save_place) / 'AP')
     first = [f'--ckpt_path={args.transformer_ckpt}', f'--image_url={args.input_image}',
              f'--mask_url={args.input_mask}', f'--save_url={priors}', f'--skip={args.save_place}',
@@ -104,11 +104,10 @@ def main(argv: list[str]) -> int:
     first, second = commands(args)
     stage_1.check(stage_1.arguments(first))
     stage_2.check_model(stage_2.arguments(second))
-    args.device_target = device.choose(args.device_target, args.device_id)
-    first, second = commands(args)
-    worst = call(ROOT / 'Transformer' / 'infer.py', first)
+    target = f'--device_target={device.choose(args.device_target, args.device_id)}'
+    worst = call(ROOT / 'Transformer' / 'infer.py', [*first, target])
     if worst in (0, inputs.SOME_FAILED):
-        worst = max(worst, call(ROOT / 'Guided_Upsample' / 'infer.py', second))
+        worst = max(worst, call(ROOT / 'Guided_Upsample' / 'infer.py', [*second, target]))
     if worst in (0, inputs.SOME_FAILED) and not args.test_only:
         print(f'results: {Path(args.save_place).resolve()}')
     return worst

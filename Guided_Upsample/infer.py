@@ -15,7 +15,6 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from Guided_Upsample.datasets import keep_size
@@ -159,10 +158,8 @@ class Seen:
         if own_size and geometry.reaches_out(grey, *rgb.shape[:2], view.geometry):
             raise UserError(f'{work.pictures.path(i)}: the hole reaches out of the {view.geometry} frame; '
                             f'with --keep_size use --geometry resize or hole')
-        part = geometry.cut(rgb, self.frame)
-        self.image, self.hole = geometry.sealed(part, self.full_hole, image_size, Image.BICUBIC)
-        whole = geometry.resize_visible(part, np.zeros_like(self.full_hole), image_size, Image.BICUBIC)
-        self.original = np.where(self.hole[..., None], whole, self.image)
+        self.image, self.hole, self.original = geometry.scored_view(geometry.cut(rgb, self.frame), self.full_hole,
+                                                                    image_size)
 
 
 def read_prior(path: Path, image_size: int, prior_size: int | None) -> np.ndarray:

@@ -21,9 +21,7 @@ from ict.options import positive, require
 
 GEN, DIS = 'InpaintingModel_gen', 'InpaintingModel_dis'
 TRAIN, TEST = 1, 2
-_COURSE_FREE = ('ckpt_path', 'save_path', 'device_id', 'device_target', 'num_workers', 'log_every', 'save_every',
-                'input', 'mask', 'prior', 'val_path', 'val_mask', 'kmeans', 'vgg_path', 'distributed', 'batch_size',
-                'recompute', 'mode')
+_COURSE_FREE = (*training.COURSE_FREE, 'input', 'mask', 'prior', 'vgg_path', 'mode')
 _SHEET_ROWS = 8
 
 
@@ -34,9 +32,7 @@ def arguments(argv: list[str]) -> Any:
     add('--mask', default='', help='masks (white = hole), for --mask_type 2 and 3')
     add('--prior', default='', help="stage 1's save_url; default: the degraded image")
     add('--ckpt_path', default='', help='resume from this folder')
-    options.add_device(parser)
     add('--save_path', default='./checkpoint')
-    add('--kmeans', default='', help="palette (default: ./kmeans_centers.npy, else the repository's)")
     add('--vgg_path', default='', help='VGG19 checkpoint (default: ./VGG19.ckpt, else ckpts_ICT/VGG19.ckpt)')
     add('--image_size', type=int, default=256)
     add('--prior_size', type=int, default=32)
@@ -59,30 +55,17 @@ def arguments(argv: list[str]) -> Any:
         help="second pad of a residual block (default: the checkpoint's, else symmetric)")
     add('--base_channels', type=int, default=64)
     add('--residual_blocks', type=int, default=8)
-    add('--seed', type=int, default=0)
-    add('--val_path', default='', help='held-back images, scored every --val_every steps; decide "best"')
-    add('--val_mask', default='', help='their masks (default: fixed strokes)')
-    add('--val_every', type=int, default=1000)
-    add('--log_every', type=int, default=100)
-    add('--save_every', type=int, default=1000)
-    add('--num_workers', type=int, default=2, help='processes that make batches; 0 = none')
-    add('--crop_scale', type=float, default=1.0, help='smallest random crop, in shorter sides of the picture')
-    options.add_flag(parser, '--distributed', 'one process of several started by msrun')
-    add('--amp_level', choices=('O0', 'O2', 'O3'), default='O0')
-    options.add_flag(parser, '--recompute', 'recompute activations in the backward pass: less memory, more time')
+    training.add_options(parser)
     args = parser.parse_args(argv)
-    positive(args, 'image_size', 'prior_size', 'prior_random_degree', 'max_iteration', 'batch_size', 'base_channels',
-             'residual_blocks', 'val_every', 'log_every', 'save_every')
-    positive(args, 'num_workers', 'seed', 'l1_loss_weight', 'style_loss_weight', 'content_loss_weight',
-             'inpaint_adv_loss_weight', least=0)
+    training.check_options(args)
+    positive(args, 'image_size', 'prior_size', 'prior_random_degree', 'max_iteration', 'base_channels',
+             'residual_blocks')
+    positive(args, 'l1_loss_weight', 'style_loss_weight', 'content_loss_weight', 'inpaint_adv_loss_weight', least=0)
     require(args.lr > 0 and args.D2G_lr > 0, '--lr and --D2G_lr must be above 0')
-    require(0 <= args.beta1 < 1 and 0 <= args.beta2 < 1, '--beta1 and --beta2 must be at least 0 and below 1')
-    require(0 < args.crop_scale <= 1, f'--crop_scale {args.crop_scale}: must be above 0 and at most 1')
     require(args.image_size % 4 == 0 and args.image_size >= 32, f'--image_size {args.image_size}: must be a multiple '
                                                                 'of 4 and at least 32')
     require(args.mask_type == dataset.BLOCK or bool(args.mask), f'--mask: needed for --mask_type {args.mask_type} '
                                                                 '(make some: python mask/generate.py)')
-    require(not args.val_mask or bool(args.val_path), '--val_mask: needs --val_path')
     require(args.mode == TRAIN or bool(args.ckpt_path), '--ckpt_path: needed for --mode 2')
     return args
 

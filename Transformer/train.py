@@ -20,8 +20,7 @@ from Transformer.datasets.dataset import TrainingBatches, validation_set
 from Transformer.models import architecture
 
 NAME = 'ImageNet'
-_COURSE_FREE = ('ckpt_path', 'save_path', 'device_id', 'device_target', 'num_workers', 'log_every', 'save_every',
-                'data_path', 'mask_path', 'val_path', 'val_mask', 'kmeans', 'distributed', 'batch_size', 'recompute')
+_COURSE_FREE = (*training.COURSE_FREE, 'data_path', 'mask_path')
 
 
 def arguments(argv: list[str]) -> Any:
@@ -30,7 +29,6 @@ def arguments(argv: list[str]) -> Any:
     add('--data_path', required=True, help='training images: folder, or text file with one path a line')
     add('--mask_path', default='', help='masks to draw from (white = hole); required without --random_stroke')
     add('--ckpt_path', default='', help='resume from this checkpoint')
-    options.add_device(parser)
     add('--save_path', default='./checkpoint')
     add('--batch_size', type=int, default=2, help='pictures a step and rank')
     add('--train_epoch', type=int, default=5)
@@ -44,36 +42,24 @@ def arguments(argv: list[str]) -> Any:
     add('--n_head', type=int, default=8)
     add('--n_embd', type=int, default=1024)
     options.add_flag(parser, '--GELU_2', 'x * sigmoid(1.702 x) in the MLP, as in the published models')
-    add('--kmeans', default='', help="palette (default: ./kmeans_centers.npy, else the repository's)")
-    add('--seed', type=int, default=0)
-    add('--val_path', default='', help='held-back images, scored every --val_every steps; decide "best"')
-    add('--val_mask', default='', help='their masks (default: fixed strokes)')
-    add('--val_every', type=int, default=1000)
     add('--max_steps', type=int, default=0, help='optimizer steps in all; 0 = --train_epoch epochs')
-    add('--log_every', type=int, default=100)
-    add('--save_every', type=int, default=1000)
-    add('--num_workers', type=int, default=2, help='processes that make batches; 0 = none')
     add('--lr_schedule', choices=('constant', 'cosine'), default='constant')
     add('--warmup_steps', type=int, default=0)
     add('--clip_norm', type=float, default=0.0, help='largest norm of all gradients together; 0 = off')
     add('--weight_decay', type=float, default=0.0, help='decoupled; not for biases, norms and embeddings')
     options.add_flag(parser, '--dynamic_weight', 'mean loss per missing token instead of over all positions')
     add('--init', choices=('published', 'structured'), default='published',
-        help='structured: positions and colours start with their neighbourhoods; several times faster')
-    add('--crop_scale', type=float, default=1.0, help='smallest random crop, in shorter sides of the picture')
-    options.add_flag(parser, '--distributed', 'one process of several started by msrun')
-    add('--amp_level', choices=('O0', 'O2', 'O3'), default='O0')
-    options.add_flag(parser, '--recompute', 'recompute activations in the backward pass: less memory, more time')
+        help='structured: starts as a network that fills a hole with the colours around it; several times faster')
+    training.add_options(parser)
     args = parser.parse_args(argv)
-    positive(args, 'batch_size', 'train_epoch', 'prior_size', 'n_layer', 'n_head', 'n_embd', 'val_every', 'log_every',
-             'save_every')
-    positive(args, 'num_workers', 'max_steps', 'warmup_steps', 'clip_norm', 'weight_decay', 'seed', least=0)
+    training.check_options(args)
+    positive(args, 'train_epoch', 'prior_size', 'n_layer', 'n_head', 'n_embd')
+    positive(args, 'max_steps', 'warmup_steps', 'clip_norm', 'weight_decay', least=0)
     require(args.learning_rate > 0, f'--learning_rate {args.learning_rate}: must be above 0')
-    require(0 < args.crop_scale <= 1, f'--crop_scale {args.crop_scale}: must be above 0 and at most 1')
-    require(0 <= args.beta1 < 1 and 0 <= args.beta2 < 1, '--beta1 and --beta2 must be at least 0 and below 1')
     require(args.n_embd % args.n_head == 0, f'--n_head {args.n_head} does not divide --n_embd {args.n_embd}')
+    require(args.init == 'published' or (args.n_embd >= 8 and args.n_embd // args.n_head >= 2),
+            '--init structured: needs an --n_embd of 8 or more and 2 or more of it for each head')
     require(args.random_stroke or bool(args.mask_path), '--mask_path: give masks, or --random_stroke')
-    require(not args.val_mask or bool(args.val_path), '--val_mask: needs --val_path')
     return args
 
 

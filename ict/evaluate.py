@@ -20,11 +20,10 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from ict import files, geometry, images, inputs, manifest, metrics, options, report
@@ -46,20 +45,6 @@ _COLUMNS = (('PSNR', 'psnr', 2), ('SSIM', 'ssim', 4), ('MAE', 'mae', 5), ('L1 in
 
 Rows = list[dict[str, Any]]
 Figures = dict[tuple[str, int], dict[str, float]]
-
-
-class ScoredView(NamedTuple):
-    """A picture as stage 2 sees and scores it.
-
-    Attributes:
-        image: (S, S, 3) uint8, 0 in the hole.
-        hole: (S, S) bool.
-        original: (S, S, 3) uint8, what results are scored against.
-    """
-
-    image: np.ndarray
-    hole: np.ndarray
-    original: np.ndarray
 
 
 def arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -97,13 +82,10 @@ def command(args: argparse.Namespace, further: list[str], folder: Path, own: lis
             '--save_place', str(folder), *own, *shared, *further]
 
 
-def scored_view(rgb: np.ndarray, grey: np.ndarray, geometry_name: str, size: int) -> ScoredView:
+def scored_view(rgb: np.ndarray, grey: np.ndarray, geometry_name: str, size: int) -> geometry.ScoredView:
     """A picture (H, W, 3) uint8 and its mask (h, w) uint8 at the model's size, known pixels as stage 2 keeps them."""
     frame, full_hole = geometry.hole_in(grey, *rgb.shape[:2], geometry_name)
-    part = geometry.cut(rgb, frame)
-    image, hole = geometry.sealed(part, full_hole, size, Image.BICUBIC)
-    whole = geometry.resize_visible(part, np.zeros_like(full_hole), size, Image.BICUBIC)
-    return ScoredView(image, hole, np.where(hole[..., None], whole, image))
+    return geometry.scored_view(geometry.cut(rgb, frame), full_hole, size)
 
 
 def opencv(image: np.ndarray, hole: np.ndarray, method: int) -> np.ndarray:
@@ -144,7 +126,7 @@ def read_figures(path: Path) -> Figures:
         raise UserError(f'{path}: not a metrics.csv of Guided_Upsample/infer.py ({error}); use --overwrite') from None
 
 
-def score(view: ScoredView, samples: np.ndarray, sample_figures: Sequence[dict[str, float]],
+def score(view: geometry.ScoredView, samples: np.ndarray, sample_figures: Sequence[dict[str, float]],
           deterministic_figures: dict[str, float], derived: dict[str, np.ndarray]) -> Rows:
     """A row for each method on one picture: method, hole, psnr, mae, ssim, l1_hole, diversity, diversity_ssim.
 

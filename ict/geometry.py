@@ -147,6 +147,27 @@ def _bilinear(values: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(Image.fromarray(values).resize((size, size), Image.BILINEAR))
 
 
+class ScoredView(NamedTuple):
+    """A picture as stage 2 sees and scores it.
+
+    Attributes:
+        image: (S, S, 3) uint8, 0 in the hole.
+        hole: (S, S) bool.
+        original: (S, S, 3) uint8, what results are scored against: the image, and what was in the hole.
+    """
+
+    image: np.ndarray
+    hole: np.ndarray
+    original: np.ndarray
+
+
+def scored_view(part: np.ndarray, full_hole: np.ndarray, size: int) -> ScoredView:
+    """A frame (H, W, 3) uint8 and its hole (H, W) bool at the model's size."""
+    image, hole = sealed(part, full_hole, size, Image.BICUBIC)
+    whole = resize_visible(part, np.zeros_like(full_hole), size, Image.BICUBIC)
+    return ScoredView(image, hole, np.where(hole[..., None], whole, image))
+
+
 def sealed(rgb: np.ndarray, hole: np.ndarray, size: int,
            resample: Image.Resampling) -> tuple[np.ndarray, np.ndarray]:
     """What a network with a size x size input sees of a frame and its hole (H, W) bool.

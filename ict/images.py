@@ -12,20 +12,6 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from ict import files
 from ict.errors import UserError
-from ict.geometry import Box, centre_square, cut
-
-__all__ = [
-    'EXTENSIONS',
-    'Box',
-    'Picture',
-    'centre_square',
-    'cut',
-    'encode_png',
-    'load',
-    'load_rgb',
-    'shrink',
-    'write_png',
-]
 
 EXTENSIONS = ('.png', '.jpg', '.jpeg', '.jpe', '.jfif', '.webp', '.bmp', '.dib', '.tif', '.tiff')
 FORMATS = ('PNG', 'JPEG', 'WEBP', 'BMP', 'DIB', 'TIFF')

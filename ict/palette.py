@@ -151,7 +151,7 @@ def fit(pixels: np.ndarray, n_colours: int, seed: int, iterations: int = 100) ->
 def main(argv: list[str]) -> int:
     from tqdm import tqdm
 
-    from ict import files, images, pairs
+    from ict import files, geometry, images, pairs
     from ict.options import Parser, positive
 
     parser = Parser(prog='python -m ict.palette', description='Fit a colour palette to images.')
@@ -175,8 +175,8 @@ def main(argv: list[str]) -> int:
     for i in tqdm(chosen, desc='reading', unit='image', disable=None):
         try:
             picture = images.load_rgb(found.path(i))
-            side = images.centre_square(*picture.shape[:2])
-            pixels.append(images.shrink(images.cut(picture, side), args.prior_size).reshape(-1, 3))
+            side = geometry.centre_square(*picture.shape[:2])
+            pixels.append(images.shrink(geometry.cut(picture, side), args.prior_size).reshape(-1, 3))
         except UserError as error:
             failed.append(str(error))
     for line in failed:

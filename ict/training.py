@@ -1,6 +1,7 @@
 """What both training scripts share: feeding batches, the loop, exact resume, the log that a person can look at."""
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import json
@@ -22,13 +23,46 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from ict import checkpoint, device, files, images, report
+from ict import checkpoint, device, files, images, options, report
 from ict.errors import UserError, note
+from ict.options import positive, require
 
 if TYPE_CHECKING:
     from mindspore import nn
 
 MOST_UNREADABLE = 0.01
+# Options that a training's course doesn't depend on, or (the batch) depends on through the total of all ranks.
+COURSE_FREE = ('ckpt_path', 'save_path', 'device_id', 'device_target', 'num_workers', 'log_every', 'save_every',
+               'val_path', 'val_mask', 'kmeans', 'distributed', 'batch_size', 'recompute')
+
+
+# ---------------------------------------------------------------- options
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that both training scripts have with the same defaults."""
+    add = parser.add_argument
+    options.add_device(parser)
+    add('--kmeans', default='', help="palette (default: ./kmeans_centers.npy, else the repository's)")
+    add('--seed', type=int, default=0)
+    add('--val_path', default='', help='held-back images, scored every --val_every steps; decide "best"')
+    add('--val_mask', default='', help='their masks (default: fixed strokes)')
+    add('--val_every', type=int, default=1000)
+    add('--log_every', type=int, default=100)
+    add('--save_every', type=int, default=1000)
+    add('--num_workers', type=int, default=2, help='processes that make batches; 0 = none')
+    add('--crop_scale', type=float, default=1.0, help='smallest random crop, in shorter sides of the picture')
+    options.add_flag(parser, '--distributed', 'one process of several started by msrun')
+    add('--amp_level', choices=('O0', 'O2', 'O3'), default='O0')
+    options.add_flag(parser, '--recompute', 'recompute activations in the backward pass: less memory, more time')
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Raises a UserError for values out of range."""
+    positive(args, 'batch_size', 'val_every', 'log_every', 'save_every')
+    positive(args, 'num_workers', 'seed', least=0)
+    require(0 <= args.beta1 < 1 and 0 <= args.beta2 < 1, '--beta1 and --beta2 must be at least 0 and below 1')
+    require(0 < args.crop_scale <= 1, f'--crop_scale {args.crop_scale}: must be above 0 and at most 1')
+    require(not args.val_mask or bool(args.val_path), '--val_mask: needs --val_path')
 
 
 def lr_at(step: int, base: float, schedule: str, warmup_steps: int, total_steps: int) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ict import evaluate, images, inputs, process
+from ict import evaluate, geometry, images, inputs, process
 from ict.errors import UserError
 from ict.images import load_rgb
 
@@ -45,8 +45,8 @@ def stage_2_figures(seed: int) -> dict[str, float]:
     return dict(zip(FIGURE_NAMES, np.random.default_rng(seed).uniform(1, 30, 4).tolist(), strict=True))
 
 
-def view_of(original: np.ndarray, hole: np.ndarray) -> evaluate.ScoredView:
-    return evaluate.ScoredView(np.where(hole[..., None], np.uint8(0), original), hole, original)
+def view_of(original: np.ndarray, hole: np.ndarray) -> geometry.ScoredView:
+    return geometry.ScoredView(np.where(hole[..., None], np.uint8(0), original), hole, original)
 
 
 @pytest.fixture

@@ -170,6 +170,7 @@ TABLE = [
     ('train 1', '--ckpt_path {transformer} --n_layer 3', 'tensor blocks.2.'),
     ('train 1', '--ckpt_path {transformer} --kmeans {other_palette}', 'was trained with another palette'),
     ('train 1', '--n_head 3', '--n_head 3 does not divide'),
+    ('train 1', '--init structured --n_embd 4 --n_head 2', '--init structured: needs'),
     ('train 1', '--crop_scale 0', '--crop_scale 0'),
     ('train 1', '--learning_rate 0', '--learning_rate 0'),
     ('train 1', '--save_path {a_file}', 'a_file is a file'),

@@ -53,13 +53,13 @@ class Source:
 
         rgb, grey, prior = read_or_replace(len(self.pictures), number, rng, read, failures)
         if fixed or not flips:
-            box = images.centre_square(*rgb.shape[:2])
+            box = geometry.centre_square(*rgb.shape[:2])
         else:
             side = max(1, round(min(rgb.shape[:2]) * rng.uniform(crop_scale, 1.0)))
-            box = images.Box(int(rng.integers(rgb.shape[0] - side + 1)), int(rng.integers(rgb.shape[1] - side + 1)),
+            box = geometry.Box(int(rng.integers(rgb.shape[0] - side + 1)), int(rng.integers(rgb.shape[1] - side + 1)),
                              side, side)
         hole = self._hole(rgb, grey, rng, failures)
-        rgb = np.ascontiguousarray(images.cut(rgb, box))
+        rgb = np.ascontiguousarray(geometry.cut(rgb, box))
         if prior is None:
             prior = degrade(rgb, self.centres, self.prior_size, self.use_degradation_2, self.prior_random_degree, rng)
         image = images.bicubic(rgb, self.image_size, self.image_size)
@@ -113,8 +113,8 @@ def published_view(rgb: np.ndarray, grey: np.ndarray, geometry_name: str,
     Every mask pixel above 0 after the resize is hole.
     """
     if geometry_name != 'resize':
-        rgb = images.cut(rgb, images.centre_square(*rgb.shape[:2]))
+        rgb = geometry.cut(rgb, geometry.centre_square(*rgb.shape[:2]))
     if geometry_name == 'crop':
-        grey = images.cut(grey, images.centre_square(*grey.shape))
+        grey = geometry.cut(grey, geometry.centre_square(*grey.shape))
     small = Image.fromarray(np.ascontiguousarray(grey)).resize((image_size, image_size), Image.BICUBIC)
     return images.bicubic(np.ascontiguousarray(rgb), image_size, image_size), np.asarray(small) > 0

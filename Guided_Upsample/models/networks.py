@@ -7,32 +7,22 @@ from __future__ import annotations
 import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
-from mindspore.common.initializer import Initializer
+
+from ict.initializers import Normal
 
 LEAKY_SLOPE = 0.2
 INITIAL_SIGMA = 0.02
 
 
-class _Normal(Initializer):
-    """Normal(0, 0.02) drawn from a NumPy generator, so that a seed fixes every weight."""
-
-    def __init__(self, rng: np.random.Generator) -> None:
-        super().__init__()
-        self.rng = rng
-
-    def _initialize(self, arr: np.ndarray) -> None:
-        arr[:] = self.rng.standard_normal(arr.shape, dtype=np.float32) * np.float32(INITIAL_SIGMA)
-
-
 def _conv(rng: np.random.Generator, n_in: int, n_out: int, kernel: int, stride: int = 1, padding: int = 0,
           dilation: int = 1, has_bias: bool = True) -> nn.Conv2d:
     return nn.Conv2d(n_in, n_out, kernel, stride=stride, pad_mode='pad', padding=padding, dilation=dilation,
-                     has_bias=has_bias, weight_init=_Normal(rng), bias_init='zeros')
+                     has_bias=has_bias, weight_init=Normal(rng, INITIAL_SIGMA), bias_init='zeros')
 
 
 def _up(rng: np.random.Generator, n_in: int, n_out: int) -> nn.Conv2dTranspose:
     return nn.Conv2dTranspose(n_in, n_out, 4, stride=2, pad_mode='pad', padding=1, has_bias=True,
-                              weight_init=_Normal(rng), bias_init='zeros')
+                              weight_init=Normal(rng, INITIAL_SIGMA), bias_init='zeros')
 
 
 def _mirror(width: int, mode: str) -> nn.Pad:

@@ -63,7 +63,7 @@ def validation_set(pictures: Listing, mask_files: Listing | None, mask_numbers: 
     tokens, holes = [], []
     for i in range(len(pictures)):
         rgb = images.load_rgb(pictures.path(i))
-        square = images.cut(rgb, images.centre_square(*rgb.shape[:2]))
+        square = geometry.cut(rgb, geometry.centre_square(*rgb.shape[:2]))
         tokens.append(quantise(images.shrink(square, prior_size)).reshape(-1))
         if mask_files is None:
             hole = masks.strokes(np.random.default_rng([i, 3]))
@@ -80,7 +80,7 @@ def published_view(rgb: np.ndarray, grey: np.ndarray, geometry_name: str,
     With geometry 'published' both are squashed; with 'crop' both are their middle squares.
     """
     if geometry_name == 'crop':
-        rgb = images.cut(rgb, images.centre_square(*rgb.shape[:2]))
-        grey = images.cut(grey, images.centre_square(*grey.shape))
+        rgb = geometry.cut(rgb, geometry.centre_square(*rgb.shape[:2]))
+        grey = geometry.cut(grey, geometry.centre_square(*grey.shape))
     small = Image.fromarray(np.ascontiguousarray(grey)).resize((prior_size, prior_size), Image.NEAREST)
     return images.shrink(np.ascontiguousarray(rgb), prior_size), np.asarray(small) / 255 > 0.5

@@ -9,24 +9,15 @@ import math
 import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
-from mindspore.common.initializer import Initializer
+
+from ict.initializers import Normal
 
 LAYER_NORM_EPSILON = 1e-5
-
-
-class _Normal(Initializer):
-    """Normal(0, sigma) drawn from a NumPy generator, so that a seed fixes every weight."""
-
-    def __init__(self, rng: np.random.Generator, sigma: float) -> None:
-        super().__init__()
-        self.rng, self.sigma = rng, sigma
-
-    def _initialize(self, arr: np.ndarray) -> None:
-        arr[:] = self.rng.standard_normal(arr.shape, dtype=np.float32) * np.float32(self.sigma)
+INITIAL_SIGMA = 0.02
 
 
 def _dense(n_in: int, n_out: int, rng: np.random.Generator, has_bias: bool = True) -> nn.Dense:
-    return nn.Dense(n_in, n_out, weight_init=_Normal(rng, 0.02), bias_init='zeros', has_bias=has_bias)
+    return nn.Dense(n_in, n_out, weight_init=Normal(rng, INITIAL_SIGMA), bias_init='zeros', has_bias=has_bias)
 
 
 class GELU2(nn.Cell):
@@ -118,7 +109,7 @@ class GPT(nn.Cell):
             raise ValueError(f'n_embd {n_embd} is not a multiple of n_head {n_head}')
         rng = np.random.default_rng(0) if rng is None else rng
         activation = GELU2() if use_gelu2 else nn.GELU(approximate=gelu == 'tanh')
-        self.tok_emb = nn.Embedding(vocab_size, n_embd, embedding_table=_Normal(rng, 0.02))
+        self.tok_emb = nn.Embedding(vocab_size, n_embd, embedding_table=Normal(rng, INITIAL_SIGMA))
         self.pos_emb = ms.Parameter(ms.Tensor(np.zeros((1, block_size, n_embd), np.float32)), name='pos_emb')
         self.drop = nn.Dropout(p=embd_pdrop)
         self.blocks = nn.CellList([Block(n_embd, n_head, activation, attn_pdrop, resid_pdrop, rng)
@@ -150,27 +141,70 @@ class GPT(nn.Cell):
 
 
 def start_structured(net: GPT, colours: np.ndarray, prior_size: int, rng: np.random.Generator) -> None:
-    """Give positions and colours a start that already says which are near each other (``--init structured``).
+    """Start as a network that already fills a hole with the colours around it (``--init structured``).
 
-    ``pos_emb`` becomes a 2-D sine-cosine table of amplitude 0.3; ``tok_emb`` and ``head`` become random Fourier
-    features of the palette's colours, amplitudes 0.3 and 0.1. The rest keeps its published start.
+    The first half of the width says where a token is, the second which colour it has, its first channel that it is
+    known at all. ``pos_emb`` becomes a 2-D sine-cosine table, ``tok_emb`` and ``head`` random Fourier features of
+    the palette's colours. Queries and keys compare positions, and keys of known tokens are preferred, so that
+    attention looks at the known neighbours; values and projection carry their colours over. MLPs, norms and the
+    remaining biases keep their published start.
+
+    The constants below were found by a random search for the lowest loss before any training: 32x32 tokens, 6
+    layers of 2 heads, 192 wide.
 
     Args:
+        net: 8 wide or more, its heads 2 or more.
         colours: palette (V, 3) float32 in [-1, 1].
     """
-    n_embd = net.pos_emb.shape[-1]
-    quarter = n_embd // 4
-    frequency = np.pi * 0.5 ** np.linspace(0.0, np.log2(prior_size), quarter)
-    place = np.arange(prior_size)[:, None] * frequency  # (P, quarter)
-    wave = np.concatenate([np.sin(place), np.cos(place)], 1)  # (P, 2 quarter)
-    table = np.zeros((prior_size, prior_size, n_embd), np.float32)
-    table[..., :2 * quarter] = wave[:, None]
-    table[..., 2 * quarter:4 * quarter] = wave[None]
-    net.pos_emb.set_data(ms.Tensor(0.3 * table.reshape(1, -1, n_embd)))
-    half = n_embd // 2
-    direction = rng.standard_normal((3, half)) * np.pi
-    phase = colours.astype(np.float64) @ direction  # (V, half)
-    feature = np.zeros((len(colours), n_embd), np.float32)
-    feature[:, :2 * half] = np.concatenate([np.sin(phase), np.cos(phase)], 1)
-    net.tok_emb.embedding_table.set_data(ms.Tensor(0.3 * feature))
-    net.head.weight.set_data(ms.Tensor(0.1 * feature))
+    n_embd, n_head, n_layer = net.pos_emb.shape[-1], net.blocks[0].attn.n_head, net.n_layer
+    head_dim = n_embd // n_head
+    half, n_frequencies = n_embd // 2, n_embd // 8
+    frequency = 0.7 * np.pi * 0.5 ** np.linspace(0.0, 1.44 * np.log2(prior_size), n_frequencies)
+    place = np.arange(prior_size)[:, None] * frequency  # (P, F)
+    wave = np.concatenate([np.sin(place), np.cos(place)], 1)  # (P, 2 F)
+    table = np.zeros((prior_size, prior_size, n_embd))
+    table[..., :2 * n_frequencies] = wave[:, None]
+    table[..., 2 * n_frequencies:4 * n_frequencies] = wave[None]
+    _set(net.pos_emb, 0.24 * table.reshape(1, -1, n_embd))
+
+    n_directions = (n_embd - half - 1) // 2
+    direction = rng.standard_normal((3, n_directions)) * 2.1 * np.pi
+    phase = colours.astype(np.float64) @ direction  # (V, N)
+    feature = np.zeros((len(colours), n_embd))
+    feature[:, half + 1:half + 1 + 2 * n_directions] = np.concatenate([np.sin(phase), np.cos(phase)], 1)
+    _set(net.head.weight, 0.26 * feature)
+    feature *= 0.3
+    feature[:, half] = 1.6  # known
+    _set(net.tok_emb.embedding_table, feature)
+
+    for number, block in enumerate(net.blocks):
+        depth = number / max(1, n_layer - 1)
+        query, key, value, proj = 0.005 * rng.standard_normal((4, n_embd, n_embd))
+        query_bias = np.zeros(n_embd)
+        for head in range(n_head):
+            rows = slice(head * head_dim, (head + 1) * head_dim)
+            last = (head + 1) * head_dim - 1
+            nearness = 34.0 - 14.0 * head / max(1, n_head - 1)  # score of a position with itself
+            look = _isometry(rng, head_dim - 1, 4 * n_frequencies)
+            look *= math.sqrt(nearness * math.sqrt(head_dim) / (4 * n_frequencies)) * math.exp(0.15 * depth)
+            query[rows.start:last, :4 * n_frequencies] += look
+            key[rows.start:last, :4 * n_frequencies] += look
+            query_bias[last] = 1.0
+            key[last, half] += 6.1 * math.sqrt(head_dim) * math.exp(-2.9 * depth)
+            carry = _isometry(rng, head_dim, n_embd - half)
+            value[rows, half:] += carry
+            proj[half:, rows] += 3.5 * math.exp(-1.5 * depth) / n_head * carry.T
+        attn = block.attn
+        for layer, weight in ((attn.query, query), (attn.key, key), (attn.value, value), (attn.proj, proj)):
+            _set(layer.weight, weight)
+        _set(attn.query.bias, query_bias)
+
+
+def _set(parameter: ms.Parameter, values: np.ndarray) -> None:
+    parameter.set_data(ms.Tensor(values.astype(np.float32)))
+
+
+def _isometry(rng: np.random.Generator, n_out: int, n_in: int) -> np.ndarray:
+    """A random matrix (n_out, n_in) that keeps scalar products: exactly, or on average when n_out is the smaller."""
+    columns = np.linalg.qr(rng.standard_normal((max(n_out, n_in), min(n_out, n_in))))[0]
+    return columns if n_out >= n_in else columns.T * math.sqrt(n_in / n_out)
