@@ -16,7 +16,8 @@ from ict import files, metrics
 HOLE_BINS = ((0.0, 0.1), (0.1, 0.2), (0.2, 0.4), (0.4, 0.6), (0.6, 1.01))
 
 _INK, _FAINT, _PAPER = (40, 40, 40), (215, 215, 215), (255, 255, 255)
-_LINE = (31, 119, 180)
+_LINE, _NOISE = (31, 119, 180), (190, 215, 235)
+_SMOOTHED = 60  # points from which on a moving mean is drawn over them
 
 
 def _font(size: int) -> ImageFont.ImageFont:
@@ -76,6 +77,12 @@ def _panel(name: str, points: list[tuple[int, float]], width: int, height: int) 
         across, _ = place(tick, low)
         draw.text((across, height - bottom + 6), f'{tick:g}', fill=_INK, font=_font(11), anchor='mt')
     line = [place(a, b) for a, b in zip(x, y, strict=True)]
+    if len(line) >= _SMOOTHED:
+        draw.line(line, fill=_NOISE, width=1)
+        window = len(line) // 20
+        total = np.cumsum(np.concatenate([[0.0], y]))
+        line = [place(x[i], (total[i + 1] - total[max(0, i + 1 - window)]) / min(i + 1, window))
+                for i in range(len(line))]
     if len(line) > 1:
         draw.line(line, fill=_LINE, width=2, joint='curve')
     else:

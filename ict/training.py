@@ -224,7 +224,8 @@ class Progress:
     Attributes:
         step: optimizer steps done.
         best: the best validation score, or window mean, so far (lower is better).
-        sums, count: of the running means of this epoch.
+        sums, count: of the running means of this epoch, which the console shows.
+        log_sums, log_count: of the steps since the last row of the log.
         window_sum, window_count: of the published rule for 'best', since the last save.
         unreadable: lines of pictures that were skipped.
     """
@@ -234,6 +235,8 @@ class Progress:
     best: float = math.inf
     sums: dict[str, float] = field(default_factory=dict)
     count: int = 0
+    log_sums: dict[str, float] = field(default_factory=dict)
+    log_count: int = 0
     window_sum: float = 0.0
     window_count: int = 0
     unreadable: list[str] = field(default_factory=list)
@@ -351,7 +354,7 @@ def say_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
 # ---------------------------------------------------------------- the log
 
 class Log:
-    """Console lines, ``log.csv`` and ``curves.png`` beside the checkpoints."""
+    """``log.csv``, whose rows are means over the steps since the row before, and ``curves.png``."""
 
     def __init__(self, folder: Path, progress: Progress, writes: bool) -> None:
         self.path, self.picture, self.writes = folder / 'log.csv', folder / 'curves.png', writes
@@ -458,7 +461,10 @@ def fit(plan: Plan, order: Order, feeder: Feeder, take_step: Callable[[int, tupl
                 means = {k: v / progress.count for k, v in progress.sums.items()}
                 if device.is_writer():
                     tqdm.write(plan.console(epoch, within + 1, means))
-                log.add(progress.step, {'epoch': epoch, **means, 'seconds': time.perf_counter() - started})
+                log.add(progress.step, {'epoch': epoch,
+                                        **{k: v / progress.log_count for k, v in progress.log_sums.items()},
+                                        'seconds': time.perf_counter() - started})
+                progress.log_sums, progress.log_count = {}, 0
             scored = validate is not None and (progress.step % plan.val_every == 0 or done)
             if scored:
                 score, seen = validate(progress.step)
@@ -488,8 +494,10 @@ def _count(progress: Progress, figures: dict[str, float], plan: Plan, order: Ord
         progress.sums, progress.count = {}, 0
     progress.step += 1
     progress.count += 1
+    progress.log_count += 1
     for key, value in figures.items():
         progress.sums[key] = progress.sums.get(key, 0.0) + value
+        progress.log_sums[key] = progress.log_sums.get(key, 0.0) + value
     key, sign = plan.best_of
     progress.window_sum += sign * figures[key]
     progress.window_count += 1

@@ -184,6 +184,14 @@ def test_stage_1_trains_logs_and_its_checkpoint_infers(pictures, tiny, tmp_path,
     rows = log_without_seconds(tmp_path / 'a')
     scores = [float(row['val_nll']) for row in rows if row.get('val_nll')]
     assert len(scores) == 2 and scores[1] < scores[0] < math.log(512) + 1
+    done = 0
+    for row in rows:
+        if row['lr']:  # each row is the mean over the steps since the one before
+            steps = range(done, int(row['step']))
+            done = steps.stop
+            rates = [training.lr_at(i, 1e-2, 'cosine', 3, 12) for i in steps]
+            assert float(row['lr']) == pytest.approx(np.mean(rates), rel=1e-4)
+    assert done == 12
     assert images.load_rgb(tmp_path / 'a' / 'curves.png').shape[2] == 3
     best = checkpoint.read(tmp_path / 'a' / 'ImageNet_best.ckpt')
     assert best.kind == 'Transformer' and best.record['step'] == 12 and best.palette is not None
