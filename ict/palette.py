@@ -132,10 +132,19 @@ def neighbours(pixels: np.ndarray, centres: np.ndarray, n: int) -> np.ndarray:
     Stage 2's degradation measures against the unrounded centres, as published.
     """
     centres = 127.5 * (centres.astype(np.float64) + 1.0)
-    distance = ((pixels.reshape(-1, 1, 3).astype(np.float64) - centres) ** 2).sum(-1)
+    red, green, blue = ((np.arange(256.0)[:, None] - centres[:, axis]) ** 2 for axis in range(3))  # (256, V) each
+    pixels = pixels.reshape(-1, 3)
+    distance = red[pixels[:, 0]]
+    distance += green[pixels[:, 1]]
+    distance += blue[pixels[:, 2]]
     if n == 1:
         return distance.argmin(1)[:, None]
-    return np.argsort(distance, 1, kind='stable')[:, :n]
+    near = distance <= np.partition(distance, n - 1, axis=1)[:, n - 1:n]
+    if near.sum() != n * len(pixels):  # a tie for the last place
+        return np.argsort(distance, 1, kind='stable')[:, :n]
+    index = np.nonzero(near)[1].reshape(-1, n)
+    order = np.argsort(np.take_along_axis(distance, index, 1), 1, kind='stable')
+    return np.take_along_axis(index, order, 1)
 
 
 def fit(pixels: np.ndarray, n_colours: int, seed: int, iterations: int = 100) -> np.ndarray:

@@ -22,6 +22,16 @@ def data() -> dict[str, np.ndarray]:
     return parity('data.npz')
 
 
+@pytest.mark.parametrize('n', [1, 2, 5, 9])
+def test_nearest_colours_are_those_of_a_full_search_also_when_they_tie(n):
+    rng = np.random.default_rng(n)
+    centres = np.concatenate([rng.uniform(-1, 1, (20, 3)), np.repeat(rng.uniform(-1, 1, (3, 3)), 3, 0)])
+    pixels = rng.integers(0, 256, (300, 3), dtype=np.uint8)
+    distance = ((pixels[:, None] - 127.5 * (centres + 1.0)) ** 2).sum(-1)
+    expected = [sorted(range(len(centres)), key=lambda c: (row[c], c))[:n] for row in distance]
+    np.testing.assert_array_equal(palette.neighbours(pixels, centres, n), expected)
+
+
 def test_published_mode_of_stage_1_equals_the_published_tokens_and_mask(data):
     size = int(data['prior_size'])
     small, hole = stage_1.published_view(data['image'], data['mask'], 'published', size)
