@@ -127,7 +127,7 @@ class Quantiser:
 
 
 def neighbours(pixels: np.ndarray, centres: np.ndarray, n: int) -> np.ndarray:
-    """The ``n`` nearest centres of each pixel, nearest first: uint8 (N, 3) -> int64 (N, n).
+    """The ``n`` nearest centres of each pixel, nearest first: uint8 (N, 3) -> int64 (N, min(n, V)).
 
     Stage 2's degradation measures against the unrounded centres, as published.
     """
@@ -139,6 +139,7 @@ def neighbours(pixels: np.ndarray, centres: np.ndarray, n: int) -> np.ndarray:
     distance += blue[pixels[:, 2]]
     if n == 1:
         return distance.argmin(1)[:, None]
+    n = min(n, len(centres))
     near = distance <= np.partition(distance, n - 1, axis=1)[:, n - 1:n]
     if near.sum() != n * len(pixels):  # a tie for the last place
         return np.argsort(distance, 1, kind='stable')[:, :n]

@@ -22,7 +22,7 @@ def data() -> dict[str, np.ndarray]:
     return parity('data.npz')
 
 
-@pytest.mark.parametrize('n', [1, 2, 5, 9])
+@pytest.mark.parametrize('n', [1, 2, 5, 9, 40])
 def test_nearest_colours_are_those_of_a_full_search_also_when_they_tie(n):
     rng = np.random.default_rng(n)
     centres = np.concatenate([rng.uniform(-1, 1, (20, 3)), np.repeat(rng.uniform(-1, 1, (3, 3)), 3, 0)])
