@@ -510,6 +510,30 @@ def generator(argv: list[str]) -> int:
                                           'photograph': one, 'how': 'measured'})
 
 
+def pytorch(argv: list[str]) -> int:
+    """A fresh process that runs both networks in plain PyTorch; argv as in ``transformer``, with the shapes."""
+    task = json.loads(argv[0])
+    import torch
+
+    from tests import pytorch_networks
+    shape, painter = task['shapes']['Transformer'], task['shapes']['Generator']
+    positions = shape['prior_size'] ** 2
+    with torch.inference_mode():
+        if task['stage'] == 1:
+            net = pytorch_networks.GPT(shape['vocab_size'], shape['n_embd'], shape['n_layer'], shape['n_head'],
+                                       positions)
+            inputs = torch.zeros(1, positions, dtype=torch.long), torch.zeros(1, positions)
+        else:
+            net = pytorch_networks.generator(**painter)
+            inputs = (torch.rand(1, 6, IMAGE_SIZE, IMAGE_SIZE),)
+        loaded = memory_mb()[0]
+        first, one = measured(lambda: net(*inputs), task['repeats'])
+    return reply(argv[1], Clock(), loaded, {
+        'check': math.nan, 'import': math.nan, 'load': math.nan, 'compile': first - one, 'pass': one,
+        'positions': positions if task['stage'] == 1 else '', 'passes': 1, 'photograph': math.nan,
+        'how': 'a pass only'})
+
+
 def reply(path: str, clock: Clock, loaded_mb: float, answer: Row) -> int:
     """Write the answer of ``transformer`` or ``generator``."""
     once = {part: entry['first'] for part, entry in clock.parts.items()}
@@ -552,8 +576,14 @@ def speed(args: argparse.Namespace, further: list[str]) -> int:
             if status := child('generator' if settings is None else 'transformer', json.dumps(task), answer):
                 return status
             rows.append({'name': name, **files.read_json(answer)})
+        for number in (1, 2) if args.pytorch else ():
+            note(f'measuring stage {number} in PyTorch')
+            task = {'shapes': shapes, 'stage': number, 'repeats': args.repeats}
+            if status := child('pytorch', json.dumps(task), answer):
+                return status
+            rows.append({'name': f'stage {number}, plain PyTorch', **files.read_json(answer)})
     table = markdown(rows, SPEED_COLUMNS)
-    one = dict(zip(plans, (row['whole'] for row in rows), strict=True))
+    one = dict(zip(plans, (row['whole'] for row in rows), strict=False))
     totals = ', '.join(f'{one[f"stage 1, {how}"] + one["stage 2"]:.0f} s ({how})'
                        for how in (SEQUENTIAL, few, DETERMINISTIC))
     write(place, 'Speed and memory', [
@@ -617,7 +647,8 @@ def end_to_end(args: argparse.Namespace, further: list[str]) -> int:
 
 # ---------------------------------------------------------------- command line
 
-INNER = {'timed': timed, 'stage': stage, 'weights': weights, 'transformer': transformer, 'generator': generator}
+INNER = {'timed': timed, 'stage': stage, 'weights': weights, 'transformer': transformer, 'generator': generator,
+         'pytorch': pytorch}
 
 
 def arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -642,6 +673,7 @@ def arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         two.add_argument(f'--{name}', type=int, default=default)
     two.add_argument('--tokens', type=int, default=None, help=f'in the hole (default: {HOLE} of all)')
     two.add_argument('--amp_level', choices=('O0', 'O2', 'O3'), default='O0')
+    options.add_flag(two, '--pytorch', 'also a pass of each network in plain PyTorch on the CPU (pip install torch)')
     options.add_device(two)
     two.add_argument('--save_place', default='./save/benchmark/speed')
     two.set_defaults(act=speed)

@@ -9,7 +9,6 @@ Each prints a Markdown table and writes it, with benchmark.csv, to <save_place>/
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import statistics
 import sys
@@ -83,47 +82,11 @@ def stage_2(own: list[str]) -> tuple[Callable[[], Any], int]:
 
 
 def pytorch(own: list[str]) -> tuple[Callable[[], Any], int]:
-    """The step of ``stage_1`` as plain PyTorch code would take it on the CPU: explicit attention, autograd, Adam."""
-    import torch
-    from torch import nn
-    from torch.nn import functional
-
+    """The step of ``stage_1`` in plain PyTorch on the CPU, and its batch size."""
+    from tests import pytorch_networks
     args = train_1.arguments(['--data_path', '.', '--random_stroke', *own])
-    width, heads = args.n_embd, args.n_head
-
-    class Block(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.ln1, self.ln2 = nn.LayerNorm(width), nn.LayerNorm(width)
-            self.key, self.query, self.value, self.proj = (nn.Linear(width, width) for _ in range(4))
-            self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            y = self.ln1(x)
-            q, k, v = (part(y).view(*y.shape[:2], heads, -1).transpose(1, 2)  # (B, H, T, D) each
-                       for part in (self.query, self.key, self.value))
-            weights = (q @ k.transpose(-2, -1) / math.sqrt(width // heads)).softmax(-1)  # (B, H, T, T)
-            x = x + self.proj((weights @ v).transpose(1, 2).reshape(x.shape))
-            y = self.up(self.ln2(x))
-            return x + self.down(y * torch.sigmoid(1.702 * y))
-
-    torch.manual_seed(0)
-    tok_emb, blocks = nn.Embedding(PALETTE_SIZE, width), nn.Sequential(*(Block() for _ in range(args.n_layer)))
-    ln_f, head = nn.LayerNorm(width), nn.Linear(width, PALETTE_SIZE, bias=False)
-    pos_emb = nn.Parameter(torch.zeros(1, PRIOR_SIZE ** 2, width))
-    parameters = [pos_emb, *(p for part in (tok_emb, blocks, ln_f, head) for p in part.parameters())]
-    optimizer = torch.optim.Adam(parameters, lr=args.learning_rate, betas=(args.beta1, args.beta2))
-    tokens, holes = (torch.from_numpy(a) for a in made_up_tokens(args.batch_size))
-    tokens = tokens.long()
-
-    def step() -> None:
-        optimizer.zero_grad()
-        x = tok_emb(tokens) * (1 - holes[..., None]) + pos_emb
-        logits = head(ln_f(blocks(x)))  # (B, T, V)
-        each = functional.cross_entropy(logits.reshape(-1, PALETTE_SIZE), tokens.reshape(-1), reduction='none')
-        (each * holes.reshape(-1)).mean().backward()
-        optimizer.step()
-
+    net = pytorch_networks.GPT(PALETTE_SIZE, args.n_embd, args.n_layer, args.n_head, PRIOR_SIZE ** 2)
+    step = pytorch_networks.training_step(net, *made_up_tokens(args.batch_size), args.learning_rate)
     return step, args.batch_size
 
 
