@@ -68,6 +68,11 @@ def add_sampling(parser: Any) -> None:
     add('--schedule', choices=sampling.SCHEDULES, default=None,
         help='which tokens a pass fills (default: raster with --sample_steps 0, else halton)')
     add('--step_schedule', choices=sampling.STEP_SCHEDULES, default='cosine', help='how many tokens a pass fills')
+    add('--reuse_window', type=int, default=0,
+        help='after the first pass compute only windows of so many positions around the tokens filled last, and reuse '
+             'keys and values of all others: 3 is nearly exact and many times faster; 0 = compute everything')
+    add('--refresh', type=int, default=64,
+        help='with --reuse_window: compute everything every so many passes; 0 = only in the first')
     options.add_flag(parser, '--deterministic', 'the mean colour that the model expects instead of a sample')
     add('--batch_size', type=int, default=1, help='images x samples in one forward pass (on a CPU one after '
                                                        'another, which is as fast); changes no result')
@@ -77,7 +82,11 @@ def add_sampling(parser: Any) -> None:
 def check_sampling(args: Any) -> None:
     """Raises a UserError for values out of range."""
     positive(args, 'top_k', 'prior_size', 'n_head', 'batch_size')
-    positive(args, 'sample_steps', 'seed', least=0)
+    positive(args, 'sample_steps', 'seed', 'reuse_window', 'refresh', least=0)
+    require(args.reuse_window == 0 or args.reuse_window % 2 == 1, f'--reuse_window {args.reuse_window}: must be odd, '
+                                                                   'the token filled last is its middle')
+    require(args.reuse_window == 0 or (args.schedule != 'confidence' and not args.deterministic),
+            '--reuse_window: is for the schedules raster and halton; confidence and --deterministic look everywhere')
     require(args.temperature is None or args.temperature > 0, f'--temperature {args.temperature}: must be above 0')
 
 
@@ -88,7 +97,8 @@ def settings_of(args: Any, found: checkpoint.Checkpoint) -> sampling.Settings:
         top_k=args.top_k or own.get('top_k', TOP_K),
         temperature=args.temperature or own.get('temperature', TEMPERATURE),
         sample_steps=args.sample_steps, schedule=args.schedule or ('halton' if args.sample_steps else 'raster'),
-        step_schedule=args.step_schedule, deterministic=args.deterministic)
+        step_schedule=args.step_schedule, deterministic=args.deterministic, reuse_window=args.reuse_window,
+        refresh=args.refresh if args.reuse_window else 0)
 
 
 def palette_of(found: checkpoint.Checkpoint, kmeans: str, vocab_size: int) -> np.ndarray:
@@ -210,9 +220,9 @@ def _sample(args: Any, found: checkpoint.Checkpoint, shape: architecture.Archite
     from Transformer.models import predict
 
     quantise = palette.Quantiser(colours)
-    model = predict.Predictor(predict.load(found, shape), device.rows_at_once(args.batch_size), shape.prior_size ** 2,
-                              args.amp_level)
-    sampler = sampling.Sampler(model, shape.prior_size, settings, quantise.colours)
+    at_once = device.rows_at_once(args.batch_size)
+    model = predict.Predictor(predict.load(found, shape), at_once, shape.prior_size ** 2, args.amp_level)
+    sampler = sampling.Sampler(model, shape.prior_size, settings, quantise.colours, model.after)
     writes = device.is_writer()
     with tqdm(total=len(todo), desc='priors', unit='prior', disable=None if writes else True) as bar, \
             tqdm(desc='tokens', unit='pass', leave=False, disable=None if writes else True) as inner:
@@ -221,7 +231,7 @@ def _sample(args: Any, found: checkpoint.Checkpoint, shape: architecture.Archite
             inner.total, inner.n = total, done
             inner.refresh()
 
-        for batch in _batches(work, view, shape.prior_size, quantise, todo, args.batch_size, outcome, bar):
+        for batch in _batches(work, view, shape.prior_size, quantise, todo, at_once, outcome, bar):
             places, tokens, holes = zip(*batch, strict=True)
             rngs = [sampling.generator_of(args.seed, work.id(i), k) for i, k in places]
             samples = sampler(np.stack(tokens), np.stack(holes), rngs, on_pass)

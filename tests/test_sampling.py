@@ -1,6 +1,8 @@
 """Sampling: the published greedy tokens, orders that fill every hole once, and noise that nothing else can move."""
 from __future__ import annotations
 
+import itertools
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -179,3 +181,69 @@ def test_predictor_gives_the_same_for_any_number_of_rows_and_fills_up_short_batc
     for size in (1, 2, 3, 4):
         read = predict.Predictor(net, size, 64)(tokens, masks, where)
         np.testing.assert_allclose(read, np.take_along_axis(full, where[..., None].astype(np.int64), 1), atol=1e-5)
+
+
+def tiny_model(rows: int) -> predict.Predictor:
+    net = GPT(VOCAB, 16, 3, 2, T, True)
+    set_weights(net, made_up({p.name: p.shape for p in net.get_parameters()}, 5))
+    net.set_train(False)
+    return predict.Predictor(net, rows, T)
+
+
+def test_rows_computed_alone_equal_the_full_forward_while_the_others_stay_as_they_were():
+    rng = np.random.default_rng(1)
+    model = tiny_model(3)
+    tokens, holes = batch(2, seed=2)
+    masks = holes.astype(np.float32)
+    full = model(tokens, masks, np.broadcast_to(np.arange(T, dtype=np.int32), (2, T)))
+    everything = np.stack([rng.permutation(T) for _ in range(2)]).astype(np.int32)
+    some = np.stack([rng.permutation(T)[:7] for _ in range(2)]).astype(np.int32)
+    for where in (everything, some):
+        read = model.after(tokens, masks, where, 3)
+        np.testing.assert_allclose(read, np.take_along_axis(full, where[:, -3:, None].astype(np.int64), 1), atol=1e-5)
+
+
+@pytest.mark.parametrize(('schedule', 'steps'), [('raster', 0), ('halton', 6)])
+@pytest.mark.parametrize(('window', 'refresh'), [(2 * SIDE - 1, 0), (1, 1)])
+def test_reuse_is_exact_when_the_window_or_the_refresh_leaves_nothing_out(schedule, steps, window, refresh):
+    tokens, holes = batch(2, seed=4)
+    settings = {'top_k': 5, 'sample_steps': steps, 'schedule': schedule}
+    rngs = [[generator_of(0, str(i), 1) for i in range(2)] for _ in range(2)]
+    exact = Sampler(tiny_model(2), SIDE, Settings(**settings))(tokens, holes, rngs[0])
+    model = tiny_model(2)
+    reused = Sampler(model, SIDE, Settings(**settings, reuse_window=window, refresh=refresh), None,
+                     model.after)(tokens, holes, rngs[1])
+    for one, other in zip(exact, reused, strict=True):
+        np.testing.assert_array_equal(one.tokens, other.tokens)
+        assert one.log_likelihood == pytest.approx(other.log_likelihood, abs=1e-3)
+
+
+@pytest.mark.parametrize('steps', [0, 6])
+def test_reuse_computes_windows_and_due_tokens_and_no_batch_changes_a_picture(steps):
+    tokens, holes = batch(4)
+    settings = Settings(top_k=5, sample_steps=steps, schedule='halton', reuse_window=3)
+    seen = []
+
+    def completed(rows: list[int]) -> list[np.ndarray]:
+        model = tiny_model(len(rows))
+
+        def watching(now: np.ndarray, masks: np.ndarray, where: np.ndarray, n_read: int) -> np.ndarray:
+            seen.append((now.copy(), masks.copy(), where))
+            return model.after(now, masks, where, n_read)
+
+        rngs = [generator_of(0, str(i), 1) for i in rows]
+        return [s.tokens for s in Sampler(model, SIDE, settings, None, watching)(tokens[rows], holes[rows], rngs)]
+
+    together = completed([0, 1, 2, 3])
+    assert seen[0][2].shape == (4, T) and all(where.shape[1] < T for _, _, where in seen[1:]) == (steps == 0)
+    for (_, before, _), (_, after, where) in itertools.pairwise(seen):
+        for b in range(4):
+            assert len(set(where[b])) == len(where[b])
+            for position in np.flatnonzero((before[b] > 0) & (after[b] == 0)):  # filled by the pass before
+                row, column = divmod(int(position), SIDE)
+                around = {r * SIDE + c for r in range(max(0, row - 1), min(SIDE, row + 2))
+                          for c in range(max(0, column - 1), min(SIDE, column + 2))}
+                assert around <= set(where[b].tolist())
+    alone = [completed([i])[0] for i in range(4)]
+    np.testing.assert_array_equal(together, alone)
+    np.testing.assert_array_equal(np.array(together)[~holes], tokens[~holes])

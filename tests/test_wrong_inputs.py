@@ -104,6 +104,8 @@ TABLE = [
     ('1', '--kmeans {not_image}', 'not a readable .npy palette'),
     ('1', '--n_layer 3', '--n_layer 3 contradicts'),
     ('1', '--n_embd 32', '--n_embd 32 contradicts'),
+    ('1', '--reuse_window 4', '--reuse_window 4: must be odd'),
+    ('1', '--reuse_window 3 --deterministic', '--reuse_window: is for the schedules'),
     ('1', '--n_head 4', '--n_head 4 contradicts'),
     ('1', '--prior_size 32', '--prior_size 32 contradicts'),
     ('1', '--GELU_2 False', '--GELU_2 False contradicts'),

@@ -51,10 +51,12 @@ class SelfAttention(nn.Cell):
 
     def construct(self, x: ms.Tensor, reader: ms.Tensor) -> ms.Tensor:
         """``x`` (B, T, C) is attended to by ``reader`` (B, P, C), the same tensor or some rows of it."""
+        return self.attend(reader, self.split(self.key(x)), self.split(self.value(x)))
+
+    def attend(self, reader: ms.Tensor, k: ms.Tensor, v: ms.Tensor) -> ms.Tensor:
+        """reader (B, P, C), keys and values (B, H, T, D) -> (B, P, C)."""
         b, p, c = reader.shape
         q = self.split(self.query(reader) * self.scale)  # (B, H, P, D)
-        k = self.split(self.key(x))  # (B, H, T, D)
-        v = self.split(self.value(x))  # (B, H, T, D)
         weights = self.attn_drop(ops.softmax(self.scores(q, k), axis=-1))  # (B, H, P, T)
         y = self.mix(weights, v).transpose(0, 2, 1, 3).reshape(b, p, c)  # (B, P, C)
         return self.resid_drop(self.proj(y))
@@ -85,6 +87,27 @@ class Block(nn.Cell):
         reader = ops.gather(y.reshape(-1, c), rows, 0).reshape(b, -1, c)  # (B, P, C)
         picked = picked + self.attn(y, reader)
         return picked + self.mlp(self.ln2(picked))
+
+    def renew(self, x: ms.Tensor, slots: ms.Tensor, keys: ms.Parameter, values: ms.Parameter,
+              n_read: int) -> ms.Tensor:
+        """The rows ``x`` (B, P, C) of the sequence anew, with kept keys and values for all others.
+
+        Args:
+            slots: (B * H * P,) int32, where these rows' keys and values lie.
+            keys, values: (B * H * T, D), brought up to date in place.
+            n_read: only so many last rows go on.
+
+        Returns:
+            (B, n_read, C).
+        """
+        shape = (x.shape[0], self.attn.n_head, -1, self.attn.head_dim)
+        y = self.ln1(x)
+        new_keys = ops.cast(self.attn.split(self.attn.key(y)), ms.float32).reshape(-1, self.attn.head_dim)
+        new_values = ops.cast(self.attn.split(self.attn.value(y)), ms.float32).reshape(-1, self.attn.head_dim)
+        k = ops.cast(ops.scatter_update(keys, slots, new_keys), y.dtype).reshape(shape)  # (B, H, T, D)
+        v = ops.cast(ops.scatter_update(values, slots, new_values), y.dtype).reshape(shape)  # (B, H, T, D)
+        x = x[:, -n_read:] + self.attn.attend(y[:, -n_read:], k, v)
+        return x + self.mlp(self.ln2(x))
 
 
 class GPT(nn.Cell):
@@ -138,6 +161,24 @@ class GPT(nn.Cell):
         for i in range(self.n_layer - 1):
             x = self.blocks[i](x)
         return self.head(self.ln_f(self.blocks[self.n_layer - 1].read(x, rows)))  # (B, P, V)
+
+    def logits_after(self, idx: ms.Tensor, masks: ms.Tensor, where: ms.Tensor, slots: ms.Tensor,
+                     keys: ms.ParameterTuple, values: ms.ParameterTuple, n_read: int) -> ms.Tensor:
+        """``construct`` for some rows of the sequence, which see kept keys and values of all others.
+
+        Args:
+            idx, masks: (B, P) int32 and float32, tokens and mask of these rows.
+            where: (B, P) int32, their positions.
+            slots, keys, values: as in ``Block.renew``, for each block.
+
+        Returns:
+            Logits at the last ``n_read`` rows, (B, n_read, V) float32.
+        """
+        x = self.tok_emb(idx) * (1.0 - masks.expand_dims(-1)) + ops.gather(self.pos_emb[0], where, 0)  # (B, P, C)
+        last = self.n_layer - 1
+        for i in range(last):
+            x = self.blocks[i].renew(x, slots, keys[i], values[i], idx.shape[1])
+        return self.head(self.ln_f(self.blocks[last].renew(x, slots, keys[last], values[last], n_read)))
 
 
 def start_structured(net: GPT, colours: np.ndarray, prior_size: int, rng: np.random.Generator) -> None:

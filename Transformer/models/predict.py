@@ -22,6 +22,17 @@ class _LogitsAt(nn.Cell):
         return self.net.logits_at(idx, masks, rows)
 
 
+class _LogitsAfter(nn.Cell):
+    """``GPT.logits_after`` with its keys and values, as a cell for one number of rows read."""
+
+    def __init__(self, net: GPT, keys: ms.ParameterTuple, values: ms.ParameterTuple, n_read: int) -> None:
+        super().__init__(auto_prefix=False)
+        self.net, self.keys, self.values, self.n_read = net, keys, values, n_read
+
+    def construct(self, idx: ms.Tensor, masks: ms.Tensor, where: ms.Tensor, slots: ms.Tensor) -> ms.Tensor:
+        return self.net.logits_after(idx, masks, where, slots, self.keys, self.values, self.n_read)
+
+
 def load(found: checkpoints.Checkpoint, shape: Architecture) -> GPT:
     """The network with a checkpoint's weights; they are in memory once.
 
@@ -48,10 +59,15 @@ class Predictor:
 
     def __init__(self, net: GPT, rows: int, positions: int, amp_level: str = 'O0') -> None:
         self.rows, self.positions = rows, positions
+        attention = net.blocks[0].attn
+        self.n_layer, self.n_head, self.head_dim = net.n_layer, attention.n_head, attention.head_dim
+        self.plain = net
         reader = _LogitsAt(net)
         reader.set_train(False)
         self.reader = optimizers.mixed_precision(reader, amp_level)
         self.net = optimizers.mixed_precision(net, amp_level)
+        self.amp_level = amp_level
+        self._after: dict[int, nn.Cell] = {}
 
     def __call__(self, tokens: np.ndarray, masks: np.ndarray, where: np.ndarray) -> np.ndarray:
         """tokens (B, T) int32, masks (B, T) float32, where (B, P) int32 -> logits (B, P, V) float32.
@@ -72,3 +88,38 @@ class Predictor:
             flat = (where + self.positions * np.arange(self.rows, dtype=np.int32)[:, None]).reshape(-1)
             logits = self.reader(idx, hole, ms.Tensor(flat.astype(np.int32)))  # (rows, P, V)
         return logits.asnumpy()[:count].astype(np.float32, copy=False)
+
+    def after(self, tokens: np.ndarray, masks: np.ndarray, where: np.ndarray, n_read: int) -> np.ndarray:
+        """Logits at the last ``n_read`` of the rows ``where``, which alone are computed.
+
+        They see keys and values of all other rows as the last call that named them left these; a call that names all
+        T rows is exact. At most ``rows`` pictures, the same ones from call to call.
+
+        Args:
+            tokens, masks: (B, T) int32 and float32.
+            where: (B, P) int32, different positions in each row of it.
+
+        Returns:
+            (B, n_read, V) float32.
+        """
+        count = len(tokens)
+        fill = np.arange(self.rows) % count
+        where = where[fill]  # (rows, P)
+        idx, hole = (np.take_along_axis(part[fill], where, 1) for part in (tokens, masks))
+        heads = self.n_head * np.arange(self.rows)[:, None] + np.arange(self.n_head)  # (rows, H)
+        slots = self.positions * heads[..., None] + where[:, None]  # (rows, H, P)
+        logits = self._reader_after(n_read)(ms.Tensor(idx), ms.Tensor(hole), ms.Tensor(where),
+                                            ms.Tensor(slots.reshape(-1).astype(np.int32)))
+        return logits.asnumpy()[:count].astype(np.float32, copy=False)
+
+    def _reader_after(self, n_read: int) -> nn.Cell:
+        if n_read not in self._after:
+            if not self._after:
+                self._kept = [ms.ParameterTuple([
+                    ms.Parameter(ms.Tensor(np.zeros((self.rows * self.n_head * self.positions, self.head_dim),
+                                                    np.float32)), name=f'{kind}.{i}', requires_grad=False)
+                    for i in range(self.n_layer)]) for kind in ('keys', 'values')]
+            cell = _LogitsAfter(self.plain, *self._kept, n_read)
+            cell.set_train(False)
+            self._after[n_read] = optimizers.mixed_precision(cell, self.amp_level)
+        return self._after[n_read]

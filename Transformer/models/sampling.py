@@ -16,8 +16,12 @@ import numpy as np
 SCHEDULES = ('raster', 'halton', 'confidence')
 STEP_SCHEDULES = ('cosine', 'linear')
 
+# Logits at some positions:
 # (tokens (B, T) int32, mask (B, T) float32 1 = missing, positions (B, P) int32) -> logits (B, P, V) float32
 LogitsAt = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+# The same when only some rows are computed and keys and values of the others are kept from the call before:
+# (tokens, mask, rows (B, P) int32, number of last rows R that are read) -> logits (B, R, V) float32
+LogitsAfter = Callable[[np.ndarray, np.ndarray, np.ndarray, int], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,9 @@ class Settings:
         schedule: which tokens a pass fills: one of SCHEDULES.
         step_schedule: how many: 'cosine' few at first and more later, 'linear' always the same number.
         deterministic: no sampling: the prior is the mean colour that the model expects.
+        reuse_window: a pass computes only this window around each token that the last one filled, and reuses keys
+            and values of all other positions; 0 = every pass computes everything.
+        refresh: with ``reuse_window``, every so many passes compute everything; 0 = the first alone.
     """
 
     top_k: int = 40
@@ -39,6 +46,8 @@ class Settings:
     schedule: str = 'raster'
     step_schedule: str = 'cosine'
     deterministic: bool = False
+    reuse_window: int = 0
+    refresh: int = 0
 
 
 @dataclass(frozen=True)
@@ -146,12 +155,13 @@ class Sampler:
         prior_size: side of the grid.
         settings: how.
         colours: palette levels (V, 3), for the deterministic mode.
+        logits_after: the model with kept keys and values, for ``reuse_window``.
     """
 
-    def __init__(self, logits_at: LogitsAt, prior_size: int, settings: Settings,
-                 colours: np.ndarray | None = None) -> None:
-        self.logits_at, self.settings, self.colours = logits_at, settings, colours
-        self.positions = prior_size ** 2
+    def __init__(self, logits_at: LogitsAt, prior_size: int, settings: Settings, colours: np.ndarray | None = None,
+                 logits_after: LogitsAfter | None = None) -> None:
+        self.logits_at, self.settings, self.colours, self.logits_after = logits_at, settings, colours, logits_after
+        self.prior_size, self.positions = prior_size, prior_size ** 2
         self.read_at_once = most_at_once(self.positions, settings)
         self.full_order = halton_order(prior_size) if settings.schedule == 'halton' else np.arange(self.positions)
 
@@ -174,18 +184,25 @@ class Sampler:
         passes = max((len(e) for e in ends), default=0)
         score = np.zeros(len(tokens))
         orders = [self.full_order[hole[self.full_order]] for hole in holes]
+        filled: list[np.ndarray] = [np.empty(0, np.int64)] * len(tokens)
         if settings.schedule == 'confidence':
             gumbel = -np.log(-np.log(np.stack([rng.uniform(1e-12, 1.0, self.positions) for rng in rngs])))
         for step in range(passes):
             due = [slice(e[step - 1] if step else 0, e[step]) if step < len(e) else slice(0, 0) for e in ends]
+            shown = missing.astype(np.float32)
             if settings.schedule == 'confidence':
                 where = np.broadcast_to(np.arange(self.positions, dtype=np.int32), tokens.shape)
+                logits = self.logits_at(tokens, shown, np.ascontiguousarray(where))  # (B, T, V)
+            elif settings.reuse_window:
+                everything = step == 0 or (settings.refresh > 0 and step % settings.refresh == 0)
+                where = np.stack([self._rows(order[part], last, everything)
+                                  for order, part, last in zip(orders, due, filled, strict=True)])
+                logits = self.logits_after(tokens, shown, where, self.read_at_once)  # (B, R, V), due ones last
             else:
                 where = np.zeros((len(tokens), self.read_at_once), np.int32)
                 for b, part in enumerate(due):
-                    now = orders[b][part]
-                    where[b, :len(now)] = now
-            logits = self.logits_at(tokens, missing.astype(np.float32), np.ascontiguousarray(where))  # (B, P, V)
+                    where[b, :part.stop - part.start] = orders[b][part]
+                logits = self.logits_at(tokens, shown, where)  # (B, R, V), due ones first
             for b, part in enumerate(due):
                 amount = part.stop - part.start
                 if amount == 0:
@@ -198,14 +215,32 @@ class Sampler:
                     keep = np.argsort(-(sure + settings.temperature * left * gumbel[b, open_]), kind='stable')[:amount]
                     now, drawn, sure = open_[keep], drawn[keep], sure[keep]
                 else:
-                    now = orders[b][part]
-                    drawn = draw(logits[b, :amount], uniform[b, now], settings.top_k, settings.temperature)
-                    sure = log_probability(logits[b, :amount], drawn)
+                    now = filled[b] = orders[b][part]
+                    read = logits[b, -amount:] if settings.reuse_window else logits[b, :amount]  # (amount, V)
+                    drawn = draw(read, uniform[b, now], settings.top_k, settings.temperature)
+                    sure = log_probability(read, drawn)
                 tokens[b, now] = drawn
                 missing[b, now] = False
                 score[b] += sure.sum()
             on_pass(step + 1, passes)
         return [Sample(t, float(s)) for t, s in zip(tokens, score, strict=True)]
+
+    def _rows(self, due: np.ndarray, last: np.ndarray, everything: bool) -> np.ndarray:
+        """Different positions (P,) int32 to compute: windows around ``last``, then ``due``, others before them.
+
+        P is T, or the most that any pass can need.
+        """
+        side, reach = self.prior_size, self.settings.reuse_window // 2
+        wanted = np.zeros((side, side), bool)
+        for row, column in zip(*np.divmod(last, side), strict=True):
+            wanted[max(0, row - reach):row + reach + 1, max(0, column - reach):column + reach + 1] = True
+        rank = wanted.reshape(-1).astype(np.int8)
+        rank[due] = 2
+        order = np.argsort(rank, kind='stable')
+        order[len(order) - len(due):] = due
+        at_most = self.positions if everything else min(self.positions, self.read_at_once * (
+            self.settings.reuse_window ** 2 + 1))
+        return order[self.positions - at_most:].astype(np.int32)
 
     def _expect(self, tokens: np.ndarray, missing: np.ndarray, on_pass: Callable[[int, int], None]) -> list[Sample]:
         """One pass: the mean colour at every missing position, and the palette colour nearest to it as the token."""
