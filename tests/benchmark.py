@@ -58,12 +58,15 @@ from Transformer.models import architecture, sampling  # noqa: E402
 
 PICTURES = ROOT.parent / 'shared' / 'data' / 'imagenet_sample' / 'val'
 PHOTOGRAPH, ITS_MASK = ROOT / 'images' / 'samples' / 'astronaut.png', ROOT / 'mask' / 'testing_mask_dataset/00000.png'
-SETTINGS = ('sequential', 'halton-4', 'halton-8', 'halton-16', 'halton-32', 'halton-64', 'raster-16', 'confidence-16',
-            'halton-16-linear', 'deterministic')
+SETTINGS = ('sequential', 'sequential-reuse', 'halton-4', 'halton-8', 'halton-16', 'halton-32', 'halton-64',
+            'raster-16', 'confidence-16', 'halton-16-linear', 'deterministic')
 SEQUENTIAL, DETERMINISTIC = 'sequential', 'deterministic'
+ONE_BY_ONE = {'schedule': 'raster', 'sample_steps': 0, 'deterministic': False}
+REUSE = ['--reuse_window', '3']
 RECOMMENDED = f'halton-{stage_1.RECOMMENDED_STEPS}'
 QUALITYS_OWN = ('--input_image', '--input_mask', '--save_place', '--sample_num', '--sample_steps', '--schedule',
-                '--step_schedule', '--deterministic', '--keep_size', '--test_only', '--visualize')
+                '--step_schedule', '--deterministic', '--reuse_window', '--refresh', '--keep_size', '--test_only',
+                '--visualize')
 HOLE = 0.4  # of the tokens, in the photograph of `speed`
 SMALLEST_HOLE, LARGEST_HOLE = 0.2, 0.6  # of the masks that `quality` draws
 IMAGE_SIZE = 256  # run.py knows no other
@@ -97,12 +100,15 @@ class Clock:
 
     def __init__(self) -> None:
         self.parts: dict[str, dict[str, float]] = {}
+        self.seen: set[tuple[str, Any]] = set()
 
-    def add(self, part: str, seconds: float, rows: int = 1) -> None:
-        """One more call, which worked on ``rows`` pictures."""
-        entry = self.parts.setdefault(part, {'first': seconds, 'first_rows': rows, 'later': 0.0, 'later_rows': -rows})
-        entry['later_rows'] += rows
-        entry['later'] += seconds if entry['later_rows'] else 0.0
+    def add(self, part: str, seconds: float, rows: int = 1, shape: Any = None) -> None:
+        """One more call, which worked on ``rows`` pictures; each ``shape`` is compiled by itself."""
+        entry = self.parts.setdefault(part, {'first': 0.0, 'first_rows': 0, 'later': 0.0, 'later_rows': 0})
+        when = 'later' if (part, shape) in self.seen else 'first'
+        self.seen.add((part, shape))
+        entry[when] += seconds
+        entry[f'{when}_rows'] += rows
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -118,7 +124,8 @@ class Clock:
         def watched(*args: Any, **kwargs: Any) -> Any:
             start = time.perf_counter()
             result = inner(*args, **kwargs)
-            self.add(part, time.perf_counter() - start, len(args[1]) if isinstance(owner, type) else 1)
+            self.add(part, time.perf_counter() - start, len(args[1]) if isinstance(owner, type) else 1,
+                     (name, *(array.shape[1:] for array in args if isinstance(array, np.ndarray))))
             return result
 
         setattr(owner, name, watched)
@@ -171,6 +178,7 @@ def stage(argv: list[str]) -> int:
         clock.watch(model, 'load', 'load')
         if name == 'Transformer':
             clock.watch(model.Predictor, '__call__', 'pass')
+            clock.watch(model.Predictor, 'after', 'pass')
             clock.watch(sampling.Sampler, '__call__', 'work')
         else:
             clock.watch(model.Painter, 'everywhere', 'pass')
@@ -277,13 +285,16 @@ def setting_options(name: str) -> list[str]:
     Raises:
         UserError: it is none of these.
     """
+    if name.endswith('-reuse') and not name.startswith((DETERMINISTIC, 'confidence')):
+        return [*setting_options(name.removesuffix('-reuse')), *REUSE]
     if name == SEQUENTIAL:
         return ['--sample_steps', '0', '--schedule', 'raster']
     if name == DETERMINISTIC:
         return ['--deterministic', 'True']
     found = re.fullmatch(rf'({"|".join(sampling.SCHEDULES)})-(\d+)(?:-({"|".join(sampling.STEP_SCHEDULES)}))?', name)
     require(found is not None, f'setting {name}: is neither {SEQUENTIAL} nor {DETERMINISTIC} nor like {RECOMMENDED} or '
-                               f'{RECOMMENDED}-linear (schedules: {", ".join(sampling.SCHEDULES)})')
+                               f'{RECOMMENDED}-linear (schedules: {", ".join(sampling.SCHEDULES)}; -reuse may follow '
+                               f'all but confidence)')
     return ['--sample_steps', found[2], '--schedule', found[1], '--step_schedule',
             found[3] or sampling.STEP_SCHEDULES[0]]
 
@@ -471,19 +482,24 @@ def transformer(argv: list[str]) -> int:
     positions = shape.prior_size ** 2
     model = predict.Predictor(net, 1, positions, task['amp_level'])
     sampler = sampling.Sampler(model, shape.prior_size, sampling.Settings(**task['settings']),
-                               palette.levels(found.palette))
+                               palette.levels(found.palette), model.after)
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, shape.vocab_size, (1, positions)).astype(np.int32)  # (1, T)
     hole = rng.permutation(positions)[None] < task['tokens']  # (1, T)
-    where = np.arange(sampler.read_at_once, dtype=np.int32)[None]  # (1, P)
-    first, one = measured(lambda: model(tokens, hole.astype(np.float32), where), task['repeats'])
+    if task['settings'].get('reuse_window'):
+        two = np.arange(positions)[None] < 2  # a pass over everything and one over a window
+        first, one = measured(lambda: sampler(tokens, two, [rng]), task['repeats'])
+    else:
+        where = np.arange(sampler.read_at_once, dtype=np.int32)[None]  # (1, P)
+        first, one = measured(lambda: model(tokens, hole.astype(np.float32), where), task['repeats'])
     answer = {'positions': sampler.read_at_once, 'compile': first - one, 'pass': one, 'passes': task['tokens'],
               'photograph': task['tokens'] * one, 'how': 'extrapolated'}
-    if task['settings']['sample_steps'] or task['settings']['deterministic']:
-        done = []
-        start = time.perf_counter()
-        sampler(tokens, hole, [rng], lambda number, _: done.append(number))
-        answer |= {'photograph': time.perf_counter() - start, 'passes': len(done), 'how': 'measured'}
+    if task['settings'] != ONE_BY_ONE:
+        start, times = time.perf_counter(), []
+        sampler(tokens, hole, [rng], lambda *_: times.append(time.perf_counter()))
+        answer |= {'photograph': time.perf_counter() - start, 'passes': len(times), 'how': 'measured'}
+        if task['settings'].get('reuse_window'):
+            answer['pass'] = statistics.median(np.diff(times))
     return reply(argv[1], clock, loaded, answer)
 
 
@@ -543,7 +559,7 @@ def reply(path: str, clock: Clock, loaded_mb: float, answer: Row) -> int:
 
 
 def speed(args: argparse.Namespace, further: list[str]) -> int:
-    """Sequential, the recommended setting and a single full pass, each in a process of its own; then stage 2."""
+    """Sequential, with reuse, in few steps and a single full pass, each in a process of its own; then stage 2."""
     require(not further, f'{" ".join(further)}: not known (see tests/benchmark.py speed --help)')
     positive(args, 'n_layer', 'n_embd', 'n_head', 'prior_size', 'tokens', 'sample_steps', 'repeats', 'vocab_size',
              'base_channels', 'residual_blocks')
@@ -557,9 +573,11 @@ def speed(args: argparse.Namespace, further: list[str]) -> int:
                               'prior_size': args.prior_size, 'vocab_size': args.vocab_size, 'GELU_2': True},
               'Generator': {'residual_blocks': args.residual_blocks, 'base_channels': args.base_channels}}
     few = f'{args.sample_steps} steps'
-    plans = {f'stage 1, {SEQUENTIAL}': {'schedule': 'raster', 'sample_steps': 0, 'deterministic': False},
+    reuse = f'{SEQUENTIAL}, reuse'
+    plans = {f'stage 1, {SEQUENTIAL}': ONE_BY_ONE,
+             f'stage 1, {reuse}': {**ONE_BY_ONE, 'reuse_window': 3, 'refresh': 64},
              f'stage 1, {few}': {'schedule': 'halton', 'sample_steps': args.sample_steps, 'deterministic': False},
-             f'stage 1, {DETERMINISTIC}': {'schedule': 'raster', 'sample_steps': 0, 'deterministic': True},
+             f'stage 1, {DETERMINISTIC}': {**ONE_BY_ONE, 'deterministic': True},
              'stage 2': None}
     about = machine(args.device_target, os.getloadavg()[0])
     rows: list[Row] = []
@@ -585,7 +603,7 @@ def speed(args: argparse.Namespace, further: list[str]) -> int:
     table = markdown(rows, SPEED_COLUMNS)
     one = dict(zip(plans, (row['whole'] for row in rows), strict=False))
     totals = ', '.join(f'{one[f"stage 1, {how}"] + one["stage 2"]:.0f} s ({how})'
-                       for how in (SEQUENTIAL, few, DETERMINISTIC))
+                       for how in (SEQUENTIAL, reuse, few, DETERMINISTIC))
     write(place, 'Speed and memory', [
         f'Made-up weights: transformer of {args.n_layer} layers x {args.n_embd}, {args.n_head} heads, '
         f'{args.prior_size} x {args.prior_size} tokens; generator of {args.base_channels} channels, '
