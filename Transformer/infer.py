@@ -68,6 +68,8 @@ def add_sampling(parser: Any) -> None:
     add('--schedule', choices=sampling.SCHEDULES, default=None,
         help='which tokens a pass fills (default: raster with --sample_steps 0, else halton)')
     add('--step_schedule', choices=sampling.STEP_SCHEDULES, default='cosine', help='how many tokens a pass fills')
+    add('--resample', type=float, default=0.0,
+        help='share of the tokens that is filled a second time: the least likely ones, in this share of further passes')
     add('--reuse_window', type=int, default=0,
         help='after the first pass compute only windows of so many positions around the tokens filled last, and reuse '
              'keys and values of all others: 3 is nearly exact and many times faster; 0 = compute everything')
@@ -83,6 +85,8 @@ def check_sampling(args: Any) -> None:
     """Raises a UserError for values out of range."""
     positive(args, 'top_k', 'prior_size', 'n_head', 'batch_size')
     positive(args, 'sample_steps', 'seed', 'reuse_window', 'refresh', least=0)
+    require(0 <= args.resample <= 1, f'--resample {args.resample}: must be from 0 to 1')
+    require(args.resample == 0 or not args.deterministic, '--resample: is for samples, not for --deterministic')
     require(args.reuse_window == 0 or args.reuse_window % 2 == 1, f'--reuse_window {args.reuse_window}: must be odd, '
                                                                    'the token filled last is its middle')
     require(args.reuse_window == 0 or (args.schedule != 'confidence' and not args.deterministic),
@@ -97,7 +101,8 @@ def settings_of(args: Any, found: checkpoint.Checkpoint) -> sampling.Settings:
         top_k=args.top_k or own.get('top_k', TOP_K),
         temperature=args.temperature or own.get('temperature', TEMPERATURE),
         sample_steps=args.sample_steps, schedule=args.schedule or ('halton' if args.sample_steps else 'raster'),
-        step_schedule=args.step_schedule, deterministic=args.deterministic, reuse_window=args.reuse_window,
+        step_schedule=args.step_schedule, deterministic=args.deterministic, resample=args.resample,
+        reuse_window=args.reuse_window,
         refresh=args.refresh if args.reuse_window else 0)
 
 

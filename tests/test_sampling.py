@@ -100,10 +100,10 @@ def test_every_missing_token_is_filled_exactly_once_and_no_other_moves(schedule,
 
 
 @pytest.mark.parametrize('schedule', sampling.SCHEDULES)
-@pytest.mark.parametrize('steps', [0, 5])
-def test_neither_batch_nor_order_changes_a_picture(schedule, steps):
+@pytest.mark.parametrize(('steps', 'resample'), [(0, 0.0), (5, 0.0), (5, 0.3)])
+def test_neither_batch_nor_order_changes_a_picture(schedule, steps, resample):
     tokens, holes = batch(6)
-    settings = Settings(top_k=5, sample_steps=steps, schedule=schedule)
+    settings = Settings(top_k=5, sample_steps=steps, schedule=schedule, resample=resample)
     together = run(settings, tokens, holes, list(range(6)))
     alone = np.concatenate([run(settings, tokens[i:i + 1], holes[i:i + 1], [i]) for i in range(6)])
     np.testing.assert_array_equal(together, alone)
@@ -118,6 +118,39 @@ def test_more_steps_than_missing_tokens_is_the_sequential_case():
     np.testing.assert_array_equal(sequential, many)
     just = run(Settings(top_k=5, sample_steps=int(holes[3].sum())), tokens[3:4], holes[3:4], [3])
     np.testing.assert_array_equal(sequential[3:4], just)
+
+
+@pytest.mark.parametrize('schedule', sampling.SCHEDULES)
+def test_resampling_fills_the_least_likely_tokens_once_more(schedule):
+    tokens, holes = batch(4)
+    settings = {'top_k': 5, 'sample_steps': 6, 'schedule': schedule}
+    rngs = [[generator_of(0, str(i), 1) for i in range(4)] for _ in range(2)]
+    once = Sampler(toy_logits, SIDE, Settings(**settings))(tokens, holes, rngs[0])
+    seen = []
+
+    def watching(now: np.ndarray, masks: np.ndarray, where: np.ndarray) -> np.ndarray:
+        seen.append((now.copy(), masks > 0))
+        return toy_logits(now, masks, where)
+
+    passes = []
+    twice = Sampler(watching, SIDE, Settings(**settings, resample=0.25))(tokens, holes, rngs[1],
+                                                                       lambda *p: passes.append(p))
+    assert passes == [(i + 1, 8) for i in range(8)]  # 6, and a quarter of 6 rounded up
+    sure = np.zeros((4, T))  # of the first round
+    for (tokens_then, before), (_, after) in itertools.pairwise(seen[:6] + [(None, np.zeros((4, T), bool))]):
+        logits = toy_logits(tokens_then, before.astype(np.float32), np.broadcast_to(np.arange(T), (4, T)))
+        for b, position in zip(*np.nonzero(before & ~after), strict=True):
+            sure[b, position] = sampling.log_probability(logits[b, position], once[b].tokens[position])
+    for b in range(4):
+        opened = seen[6][1][b]
+        assert opened.sum() == round(0.25 * holes[b].sum()) and not (opened & ~holes[b]).any()
+        kept = holes[b] & ~opened
+        if opened.any():
+            assert sure[b, opened].max() <= sure[b, kept].min()
+        np.testing.assert_array_equal(seen[6][0][b][kept], once[b].tokens[kept])  # the first round is the same
+        np.testing.assert_array_equal(twice[b].tokens[~opened], once[b].tokens[~opened])
+        if not holes[b].any():
+            assert twice[b].log_likelihood == 0
 
 
 def test_other_seeds_samples_and_pictures_have_other_noise():

@@ -8,6 +8,7 @@ pass, a batch or a process changes nothing.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,8 @@ class Settings:
         schedule: which tokens a pass fills: one of SCHEDULES.
         step_schedule: how many: 'cosine' few at first and more later, 'linear' always the same number.
         deterministic: no sampling: the prior is the mean colour that the model expects.
+        resample: this share of the tokens, those that were least likely when they were filled, is filled a second
+            time, in the same share of further passes.
         reuse_window: a pass computes only this window around each token that the last one filled, and reuses keys
             and values of all other positions; 0 = every pass computes everything.
         refresh: with ``reuse_window``, every so many passes compute everything; 0 = the first alone.
@@ -46,6 +49,7 @@ class Settings:
     schedule: str = 'raster'
     step_schedule: str = 'cosine'
     deterministic: bool = False
+    resample: float = 0.0
     reuse_window: int = 0
     refresh: int = 0
 
@@ -57,7 +61,7 @@ class Sample:
     Attributes:
         tokens: (T,) int32.
         log_likelihood: sum over the hole of the log probability of each token when it was filled, under the model
-            itself (temperature 1, all tokens); 0 for an empty hole.
+            itself (temperature 1, all tokens), the second time where there was one; 0 for an empty hole.
         expected: with ``deterministic``, the mean colour at each position of the hole, (T, 3) float64 levels.
     """
 
@@ -112,6 +116,12 @@ def step_ends(n_missing: int, n_steps: int, step_schedule: str) -> np.ndarray:
     return ends
 
 
+def resampled(n_missing: int, settings: Settings) -> tuple[int, int]:
+    """(tokens filled a second time, passes for them) of ``n_missing``."""
+    amount = round(settings.resample * n_missing)
+    return amount, math.ceil(settings.resample * settings.sample_steps) if settings.sample_steps else amount
+
+
 def most_at_once(positions: int, settings: Settings) -> int:
     """The largest number of positions that a pass reads, whatever the hole: the shape to compile for."""
     if settings.schedule == 'confidence' or settings.deterministic:
@@ -120,8 +130,9 @@ def most_at_once(positions: int, settings: Settings) -> int:
         return 1
     most = 1
     for missing in range(settings.sample_steps, positions + 1):
-        most = max(most, int(np.diff(step_ends(missing, settings.sample_steps, settings.step_schedule),
-                                     prepend=0).max()))
+        for amount, steps in ((missing, settings.sample_steps), resampled(missing, settings)):
+            if amount:
+                most = max(most, int(np.diff(step_ends(amount, steps, settings.step_schedule), prepend=0).max()))
     return most
 
 
@@ -145,6 +156,22 @@ def log_probability(logits: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     high = logits.max(-1)
     total = high + np.log(np.exp(logits - high[..., None]).sum(-1))
     return np.take_along_axis(logits, tokens[..., None], -1)[..., 0] - total
+
+
+@dataclass(frozen=True)
+class _Noise:
+    """What a round of filling draws from, (B, T) each; gumbel for 'confidence' alone."""
+
+    uniform: np.ndarray
+    gumbel: np.ndarray | None
+
+    @classmethod
+    def of(cls, rngs: Sequence[np.random.Generator], positions: int, settings: Settings) -> _Noise:
+        uniform = np.stack([rng.random(positions) for rng in rngs])
+        gumbel = None
+        if settings.schedule == 'confidence' and not settings.deterministic:
+            gumbel = -np.log(-np.log(np.stack([rng.uniform(1e-12, 1.0, positions) for rng in rngs])))
+        return cls(uniform, gumbel)
 
 
 class Sampler:
@@ -176,18 +203,33 @@ class Sampler:
         tokens = tokens.astype(np.int32)  # a copy: inputs stay as they are
         missing = holes.copy()
         tokens[missing] = 0
-        uniform = np.stack([rng.random(self.positions) for rng in rngs])  # (B, T)
+        noise = [_Noise.of(rngs, self.positions, settings) for _ in range(2 if settings.resample else 1)]
         if settings.deterministic:
             return self._expect(tokens, missing, on_pass)
+        sure = np.zeros(tokens.shape)  # log probability of each token when it was filled
         counts = holes.sum(1)
-        ends = [step_ends(int(n), settings.sample_steps or int(n), settings.step_schedule) for n in counts]
-        passes = max((len(e) for e in ends), default=0)
-        score = np.zeros(len(tokens))
-        orders = [self.full_order[hole[self.full_order]] for hole in holes]
+        rounds = [[step_ends(int(n), settings.sample_steps or int(n), settings.step_schedule) for n in counts]]
+        if settings.resample:
+            again = [resampled(int(n), settings) for n in counts]
+            rounds.append([step_ends(*amounts, settings.step_schedule) for amounts in again])
+        passes = sum(max((len(e) for e in ends), default=0) for ends in rounds)
+        done = 0
+        for number, (ends, own) in enumerate(zip(rounds, noise, strict=True)):
+            if number:
+                for b, (amount, _) in enumerate(again):
+                    places = np.flatnonzero(holes[b])
+                    least = places[np.argsort(sure[b, places], kind='stable')[:amount]]
+                    missing[b, least], tokens[b, least] = True, 0
+            done = self._fill(tokens, missing, sure, ends, own, lambda step: on_pass(step, passes), done)
+        return [Sample(t, float(s[h].sum())) for t, s, h in zip(tokens, sure, holes, strict=True)]
+
+    def _fill(self, tokens: np.ndarray, missing: np.ndarray, sure: np.ndarray, ends: list[np.ndarray], noise: _Noise,
+              on_pass: Callable[[int], None], done: int) -> int:
+        """Fill everything that is missing, in place, in the passes that ``ends`` tells; returns passes done so far."""
+        settings = self.settings
+        orders = [self.full_order[hole[self.full_order]] for hole in missing]
         filled: list[np.ndarray] = [np.empty(0, np.int64)] * len(tokens)
-        if settings.schedule == 'confidence':
-            gumbel = -np.log(-np.log(np.stack([rng.uniform(1e-12, 1.0, self.positions) for rng in rngs])))
-        for step in range(passes):
+        for step in range(max((len(e) for e in ends), default=0)):
             due = [slice(e[step - 1] if step else 0, e[step]) if step < len(e) else slice(0, 0) for e in ends]
             shown = missing.astype(np.float32)
             if settings.schedule == 'confidence':
@@ -209,21 +251,22 @@ class Sampler:
                     continue
                 if settings.schedule == 'confidence':
                     open_ = np.flatnonzero(missing[b])
-                    drawn = draw(logits[b, open_], uniform[b, open_], settings.top_k, settings.temperature)
-                    sure = log_probability(logits[b, open_], drawn)
+                    drawn = draw(logits[b, open_], noise.uniform[b, open_], settings.top_k, settings.temperature)
+                    found = log_probability(logits[b, open_], drawn)
                     left = 1.0 - (step + 1) / len(ends[b])
-                    keep = np.argsort(-(sure + settings.temperature * left * gumbel[b, open_]), kind='stable')[:amount]
-                    now, drawn, sure = open_[keep], drawn[keep], sure[keep]
+                    keep = np.argsort(-(found + settings.temperature * left * noise.gumbel[b, open_]),
+                                      kind='stable')[:amount]
+                    now, drawn, found = open_[keep], drawn[keep], found[keep]
                 else:
                     now = filled[b] = orders[b][part]
                     read = logits[b, -amount:] if settings.reuse_window else logits[b, :amount]  # (amount, V)
-                    drawn = draw(read, uniform[b, now], settings.top_k, settings.temperature)
-                    sure = log_probability(read, drawn)
-                tokens[b, now] = drawn
+                    drawn = draw(read, noise.uniform[b, now], settings.top_k, settings.temperature)
+                    found = log_probability(read, drawn)
+                tokens[b, now], sure[b, now] = drawn, found
                 missing[b, now] = False
-                score[b] += sure.sum()
-            on_pass(step + 1, passes)
-        return [Sample(t, float(s)) for t, s in zip(tokens, score, strict=True)]
+            done += 1
+            on_pass(done)
+        return done
 
     def _rows(self, due: np.ndarray, last: np.ndarray, everything: bool) -> np.ndarray:
         """Different positions (P,) int32 to compute: windows around ``last``, then ``due``, others before them.
