@@ -137,7 +137,7 @@ def test_resampling_fills_the_least_likely_tokens_once_more(schedule):
                                                                        lambda *p: passes.append(p))
     assert passes == [(i + 1, 8) for i in range(8)]  # 6, and a quarter of 6 rounded up
     sure = np.zeros((4, T))  # of the first round
-    for (tokens_then, before), (_, after) in itertools.pairwise(seen[:6] + [(None, np.zeros((4, T), bool))]):
+    for (tokens_then, before), (_, after) in itertools.pairwise([*seen[:6], (None, np.zeros((4, T), bool))]):
         logits = toy_logits(tokens_then, before.astype(np.float32), np.broadcast_to(np.arange(T), (4, T)))
         for b, position in zip(*np.nonzero(before & ~after), strict=True):
             sure[b, position] = sampling.log_probability(logits[b, position], once[b].tokens[position])
