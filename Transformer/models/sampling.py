@@ -251,7 +251,7 @@ class Sampler:
                     continue
                 if settings.schedule == 'confidence':
                     open_ = np.flatnonzero(missing[b])
-                    drawn = draw(logits[b, open_], noise.uniform[b, open_], settings.top_k, settings.temperature)
+                    drawn = self.choose(open_, logits[b, open_], noise.uniform[b, open_])
                     found = log_probability(logits[b, open_], drawn)
                     left = 1.0 - (step + 1) / len(ends[b])
                     keep = np.argsort(-(found + settings.temperature * left * noise.gumbel[b, open_]),
@@ -260,13 +260,17 @@ class Sampler:
                 else:
                     now = filled[b] = orders[b][part]
                     read = logits[b, -amount:] if settings.reuse_window else logits[b, :amount]  # (amount, V)
-                    drawn = draw(read, noise.uniform[b, now], settings.top_k, settings.temperature)
+                    drawn = self.choose(now, read, noise.uniform[b, now])
                     found = log_probability(read, drawn)
                 tokens[b, now], sure[b, now] = drawn, found
                 missing[b, now] = False
             done += 1
             on_pass(done)
         return done
+
+    def choose(self, places: np.ndarray, logits: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+        """Tokens (n,) int32 for ``places`` (n,) by ``draw``: logits (n, V), uniform (n,)."""
+        return draw(logits, uniform, self.settings.top_k, self.settings.temperature)
 
     def _rows(self, due: np.ndarray, last: np.ndarray, everything: bool) -> np.ndarray:
         """Different positions (P,) int32 to compute: windows around ``last``, then ``due``, others before them.
