@@ -89,6 +89,8 @@ def check_sampling(args: Any) -> None:
     require(args.resample == 0 or not args.deterministic, '--resample: is for samples, not for --deterministic')
     require(args.reuse_window == 0 or args.reuse_window % 2 == 1, f'--reuse_window {args.reuse_window}: must be odd, '
                                                                    'the token filled last is its middle')
+    require(args.reuse_window == 0 or args.amp_level == 'O0', '--reuse_window: works in float32 alone; use '
+                                                              '--amp_level O0')
     require(args.reuse_window == 0 or (args.schedule != 'confidence' and not args.deterministic),
             '--reuse_window: is for the schedules raster and halton; confidence and --deterministic look everywhere')
     require(args.temperature is None or args.temperature > 0, f'--temperature {args.temperature}: must be above 0')

@@ -105,6 +105,7 @@ TABLE = [
     ('1', '--n_layer 3', '--n_layer 3 contradicts'),
     ('1', '--n_embd 32', '--n_embd 32 contradicts'),
     ('1', '--resample 1.5', '--resample 1.5: must be from 0 to 1'),
+    ('1', '--reuse_window 3 --amp_level O2', '--reuse_window: works in float32 alone'),
     ('1', '--reuse_window 4', '--reuse_window 4: must be odd'),
     ('1', '--reuse_window 3 --deterministic', '--reuse_window: is for the schedules'),
     ('1', '--n_head 4', '--n_head 4 contradicts'),

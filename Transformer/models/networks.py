@@ -102,10 +102,10 @@ class Block(nn.Cell):
         """
         shape = (x.shape[0], self.attn.n_head, -1, self.attn.head_dim)
         y = self.ln1(x)
-        new_keys = ops.cast(self.attn.split(self.attn.key(y)), ms.float32).reshape(-1, self.attn.head_dim)
-        new_values = ops.cast(self.attn.split(self.attn.value(y)), ms.float32).reshape(-1, self.attn.head_dim)
-        k = ops.cast(ops.scatter_update(keys, slots, new_keys), y.dtype).reshape(shape)  # (B, H, T, D)
-        v = ops.cast(ops.scatter_update(values, slots, new_values), y.dtype).reshape(shape)  # (B, H, T, D)
+        new_keys = self.attn.split(self.attn.key(y)).reshape(-1, self.attn.head_dim)
+        new_values = self.attn.split(self.attn.value(y)).reshape(-1, self.attn.head_dim)
+        k = ops.scatter_update(keys, slots, new_keys).reshape(shape)  # (B, H, T, D)
+        v = ops.scatter_update(values, slots, new_values).reshape(shape)  # (B, H, T, D)
         x = x[:, -n_read:] + self.attn.attend(y[:, -n_read:], k, v)
         return x + self.mlp(self.ln2(x))
 

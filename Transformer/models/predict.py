@@ -66,7 +66,6 @@ class Predictor:
         reader.set_train(False)
         self.reader = optimizers.mixed_precision(reader, amp_level)
         self.net = optimizers.mixed_precision(net, amp_level)
-        self.amp_level = amp_level
         self._after: dict[int, nn.Cell] = {}
 
     def __call__(self, tokens: np.ndarray, masks: np.ndarray, where: np.ndarray) -> np.ndarray:
@@ -93,7 +92,8 @@ class Predictor:
         """Logits at the last ``n_read`` of the rows ``where``, which alone are computed.
 
         They see keys and values of all other rows as the last call that named them left these; a call that names all
-        T rows is exact. At most ``rows`` pictures, the same ones from call to call.
+        T rows is exact. At most ``rows`` pictures, the same ones from call to call. In float32, whatever the mixed
+        precision.
 
         Args:
             tokens, masks: (B, T) int32 and float32.
@@ -121,5 +121,5 @@ class Predictor:
                     for i in range(self.n_layer)]) for kind in ('keys', 'values')]
             cell = _LogitsAfter(self.plain, *self._kept, n_read)
             cell.set_train(False)
-            self._after[n_read] = optimizers.mixed_precision(cell, self.amp_level)
+            self._after[n_read] = cell
         return self._after[n_read]
