@@ -88,14 +88,17 @@ class Update(nn.Cell):
             factor = ops.minimum(self.one, self.clip_norm / (norm + 1e-6))
             gradients = ops.HyperMap()(ops.partial(_times, factor), gradients)
         if self.weight_decay > 0:
-            for parameter in self.decayed:
-                ops.assign(parameter, parameter * (1.0 - rate * self.weight_decay))
+            ops.HyperMap()(ops.partial(_shrink, 1.0 - rate * self.weight_decay), self.decayed)
         ops.assign(self.rate, rate)
         self.optimizer(gradients)
         return norm
 
 
+# A loop over hundreds of tensors would exceed the depth that MindSpore compiles; a map does not.
+
 _times = ops.MultitypeFuncGraph('times')
+_shrink = ops.MultitypeFuncGraph('shrink')
+_square_sum = ops.MultitypeFuncGraph('square_sum')
 
 
 @_times.register('Tensor', 'Tensor')
@@ -103,9 +106,16 @@ def _times_tensor(factor: ms.Tensor, gradient: ms.Tensor) -> ms.Tensor:
     return gradient * factor
 
 
+@_shrink.register('Tensor', 'Tensor')
+def _shrink_parameter(factor: ms.Tensor, parameter: ms.Tensor) -> bool:
+    return ops.depend(True, ops.assign(parameter, parameter * factor))
+
+
+@_square_sum.register('Tensor')
+def _square_sum_tensor(gradient: ms.Tensor) -> ms.Tensor:
+    return ops.square(gradient).sum()
+
+
 def global_norm(gradients: tuple[ms.Tensor, ...]) -> ms.Tensor:
     """Euclidean norm of all gradients together."""
-    total = ms.Tensor(0.0, ms.float32)
-    for gradient in gradients:
-        total = total + ops.square(gradient).sum()
-    return ops.sqrt(total)
+    return ops.sqrt(ops.addn(ops.HyperMap()(_square_sum, gradients)))

@@ -14,10 +14,11 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 import pytest
+from mindspore import nn
 from PIL import Image
 
 from Guided_Upsample import train as train_2
-from ict import checkpoint, images, training
+from ict import checkpoint, images, optimizers, training
 from ict.errors import UserError
 from tests.conftest import ROOT, command, files_of, made_up, parity, photograph, set_weights
 from Transformer import train as train_1
@@ -94,6 +95,22 @@ def test_clipping_scales_all_gradients_together():
     assert total == pytest.approx(norm, rel=1e-4)
     for name, value in full.items():
         np.testing.assert_allclose(small[name], value * (0.01 / norm), rtol=2e-3, atol=1e-8)
+
+
+def test_a_step_over_as_many_parameters_as_35_layers_have_compiles():
+    count, rate, decay = 600, ms.Tensor(0.1, ms.float32), 0.5
+    weights = [ms.Parameter(np.full(2, i, np.float32), name=f'{i}.weight') for i in range(count)]
+    optimizer = nn.SGD(weights, learning_rate=0.1)
+    update = optimizers.Update(optimizer, 1.0, decay, is_decayed, False, None)
+
+    @ms.jit
+    def step(gradients: tuple[ms.Tensor, ...]) -> ms.Tensor:
+        return update(gradients, rate)
+
+    assert float(step((ms.Tensor([3.0, 4.0], ms.float32),) * count)) == pytest.approx(5 * math.sqrt(count), rel=1e-5)
+    for i, weight in enumerate(weights):
+        np.testing.assert_allclose(weight.asnumpy(),
+                                   0.95 * i - 0.1 * np.array([3.0, 4.0]) / (5 * math.sqrt(count)), atol=1e-4)
 
 
 @pytest.mark.parametrize('stage', [1, 2])
