@@ -237,11 +237,13 @@ def load_into(net: nn.Cell, checkpoint: Checkpoint, rename: Callable[[str], str]
         UserError: a name that only one of the two has, or two shapes for one name.
     """
     import mindspore as ms
+    from mindspore.common.initializer import initializer
     parameters = {rename(p.name): p for p in net.get_parameters()}
     check(checkpoint, {name: tuple(p.shape) for name, p in parameters.items()})
     for name, parameter in parameters.items():
         values = checkpoint.array(name)
         if getattr(parameter, 'has_init', False):
+            parameter.set_data(initializer('zeros', parameter.shape, parameter.dtype))  # nothing is drawn at random
             parameter.init_data()
         parameter.set_data(ms.Tensor(values.astype(np.float32, copy=False)))
 
