@@ -55,6 +55,8 @@ def arguments(argv: list[str]) -> Any:
         help="second pad of a residual block (default: the checkpoint's, else symmetric)")
     add('--base_channels', type=int, default=64)
     add('--residual_blocks', type=int, default=8)
+    add('--init', choices=('published', 'structured'), default='published',
+        help='structured: starts as a network that paints the enlarged prior, shifted towards the pixels around')
     training.add_options(parser)
     args = parser.parse_args(argv)
     training.check_options(args)
@@ -66,6 +68,8 @@ def arguments(argv: list[str]) -> Any:
                                                                 'of 4 and at least 32')
     require(args.mask_type == dataset.BLOCK or bool(args.mask), f'--mask: needed for --mask_type {args.mask_type} '
                                                                 '(make some: python mask/generate.py)')
+    require(args.init == 'published' or args.base_channels >= architecture.STRUCTURED_CHANNELS,
+            f'--init structured: needs --base_channels of {architecture.STRUCTURED_CHANNELS} or more')
     require(args.mode == TRAIN or bool(args.ckpt_path), '--ckpt_path: needed for --mode 2')
     return args
 
@@ -168,6 +172,8 @@ def _work(args: Any, folder: Path, centres: np.ndarray, shape: architecture.Arch
     rng = np.random.default_rng([args.seed, 0])
     generator = networks.Generator(shape.residual_blocks, shape.base_channels, shape.padding, rng=rng)
     discriminator = networks.Discriminator(3, rng=rng)
+    if args.init == 'structured' and given is None:
+        networks.start_structured(generator)
     painter = Painter(generator, device.rows_at_once(args.batch_size))
 
     def validate(step: int) -> tuple[float, dict[str, float]]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from Guided_Upsample.models import loss
+from Guided_Upsample.models import networks as painters
 from Guided_Upsample.models.architecture import DISCRIMINATOR
 from Guided_Upsample.models.architecture import Architecture as Painter
 from Guided_Upsample.models.networks import Discriminator, Generator
@@ -122,6 +123,20 @@ def test_structured_start_guesses_the_colours_around_a_hole_before_any_training(
     right, other = picture[0, missing], dark + light - picture[0, missing]
     assert (logits[np.arange(len(right)), right] > logits[np.arange(len(right)), other]).all()
     assert -log_probability(logits, right).mean() < 0.7 * np.log(len(colours))
+
+
+def test_structured_generator_shifts_the_prior_towards_the_pixels_around_before_any_training():
+    y, x = np.mgrid[:64, :64] / 64
+    image = np.stack([0.2 + 0.5 * y, 0.9 - 0.6 * x * y, 0.5 + 0.3 * np.sin(3 * x)])[None].astype(np.float32)
+    prior = image + np.float32(0.08)  # too light by 20 levels
+    hole = np.zeros((1, 1, 64, 64), np.float32)
+    hole[..., 20:32, 16:34] = 1
+    net = Generator(4, 30)
+    painters.start_structured(net)
+    error = np.abs(net(ms.Tensor(image), ms.Tensor(prior), ms.Tensor(hole)).asnumpy() - image)
+    inside = np.broadcast_to(hole > 0, error.shape)
+    assert error[~inside].mean() < 0.02
+    assert error[inside].mean() < 0.6 * 0.08
 
 
 def upsampler(arrays: dict[str, np.ndarray], padding: str) -> Generator:

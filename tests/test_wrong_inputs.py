@@ -187,6 +187,7 @@ TABLE = [
     ('train 2', '--prior {empty}', 'holds no condition_1'),
     ('train 2', '--mode 2', '--ckpt_path: needed for --mode 2'),
     ('train 2', '--image_size 30', '--image_size 30'),
+    ('train 2', '--init structured --base_channels 29', '--init structured: needs --base_channels of 30'),
     ('mask', '--lowest 0.5 --highest 0.4', 'must be an interval'),
     ('mask', '--lowest 0.999', 'widen the interval'),
     ('mask', '--save_path {a_file}', 'a_file is a file'),

@@ -8,6 +8,7 @@ from typing import Any
 from ict.checkpoint import Checkpoint, check
 from ict.errors import UserError
 
+STRUCTURED_CHANNELS = 30  # base_channels that the structured start needs at least
 PADDINGS = ('symmetric', 'reflect')
 DISCRIMINATOR = {'conv1.0.weight': (64, 3, 4, 4), 'conv2.0.weight': (128, 64, 4, 4),
                  'conv3.0.weight': (256, 128, 4, 4), 'conv4.0.weight': (512, 256, 4, 4), 'conv5.weight': (1, 512, 4, 4)}
