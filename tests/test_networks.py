@@ -15,7 +15,7 @@ from ict import optimizers
 from tests.conftest import made_up, names, parity, set_weights
 from Transformer.models import predict
 from Transformer.models.architecture import Architecture
-from Transformer.models.networks import GPT, start_structured
+from Transformer.models.networks import GPT, Attention, UndroppedAttention, start_structured
 from Transformer.models.sampling import log_probability
 
 TOLERANCE = 2e-4
@@ -199,3 +199,28 @@ def test_half_precision_inference_stays_near_the_published(level):
     net = optimizers.mixed_precision(upsampler(arrays, 'symmetric'), level)
     output = net(*[ms.Tensor(arrays[k]) for k in ('images', 'edges', 'masks')]).asnumpy()
     assert 0 < np.abs(output - arrays['output']).max() < HALF_PICTURES
+
+
+def test_attention_has_the_gradient_of_the_plain_softmax():
+    rng = np.random.default_rng(0)
+    inputs = [ms.Tensor(3 * rng.standard_normal((2, 3, n, 5)).astype(np.float32)) for n in (4, 7, 7)]
+    weight = ms.Tensor(rng.standard_normal((2, 3, 4, 5)).astype(np.float32))
+
+    def gradients(core):
+        def total(q, k, v):
+            return (core(q, k, v) * weight).sum()
+        return [g.asnumpy() for g in ms.grad(total, (0, 1, 2))(*inputs)]
+
+    for own, plain in zip(gradients(UndroppedAttention()), gradients(Attention(0.0)), strict=True):
+        np.testing.assert_allclose(own, plain, atol=1e-5)
+
+
+def test_dropout_changes_attention_in_training_alone():
+    net = GPT(16, 8, 1, 2, 16, attn_pdrop=0.5)
+    inputs = ms.Tensor(np.arange(16, dtype=np.int32)[None]), ms.Tensor(np.zeros((1, 16), np.float32))
+    net.set_train(False)
+    still = net(*inputs).asnumpy()
+    net.set_train(True)
+    assert not np.array_equal(net(*inputs).asnumpy(), still)
+    net.set_train(False)
+    assert np.array_equal(net(*inputs).asnumpy(), still)

@@ -16,8 +16,19 @@ LAYER_NORM_EPSILON = 1e-5
 INITIAL_SIGMA = 0.02
 
 
-def _dense(n_in: int, n_out: int, rng: np.random.Generator, has_bias: bool = True) -> nn.Dense:
-    return nn.Dense(n_in, n_out, weight_init=Normal(rng, INITIAL_SIGMA), bias_init='zeros', has_bias=has_bias)
+class Dense(nn.Dense):
+    """nn.Dense whose bias is a plain sum: on a CPU, MindSpore's BiasAddGrad takes as long as the matrix product."""
+
+    def construct(self, x: ms.Tensor) -> ms.Tensor:
+        """(..., n_in) -> (..., n_out)."""
+        y = self.matmul(x.reshape(-1, self.in_channels), self.weight)
+        if self.has_bias:
+            y = y + self.bias
+        return y.reshape(*x.shape[:-1], self.out_channels)
+
+
+def _dense(n_in: int, n_out: int, rng: np.random.Generator, has_bias: bool = True) -> Dense:
+    return Dense(n_in, n_out, weight_init=Normal(rng, INITIAL_SIGMA), bias_init='zeros', has_bias=has_bias)
 
 
 class GELU2(nn.Cell):
@@ -25,6 +36,42 @@ class GELU2(nn.Cell):
 
     def construct(self, x: ms.Tensor) -> ms.Tensor:
         return x * ops.sigmoid(1.702 * x)
+
+
+class Attention(nn.Cell):
+    """``dropout(softmax(q k^T)) v``."""
+
+    def __init__(self, attn_pdrop: float) -> None:
+        super().__init__()
+        self.drop = nn.Dropout(p=attn_pdrop)
+        self.softmax = ops.Softmax(axis=-1)
+        self.product = ops.BatchMatMul()
+        self.product_t = ops.BatchMatMul(transpose_b=True)
+
+    def construct(self, q: ms.Tensor, k: ms.Tensor, v: ms.Tensor) -> ms.Tensor:
+        """q (B, H, P, D), k and v (B, H, T, D) -> (B, H, P, D)."""
+        return self.product(self.drop(self.softmax(self.product_t(q, k))), v)
+
+
+class UndroppedAttention(Attention):
+    """The same without dropout, with a gradient of its own.
+
+    The gradient of a row P of the softmax is ``P * (dP - D)`` with ``D = sum(dO * O)`` (Dao et al., FlashAttention,
+    2022, appendix B.2); here the subtraction rides along in the matrix product that gives dP. On a CPU MindSpore's own
+    gradient of a softmax takes six times as long as the softmax.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(0.0)
+        self.t_product = ops.BatchMatMul(transpose_a=True)
+
+    def bprop(self, q: ms.Tensor, k: ms.Tensor, v: ms.Tensor, out: ms.Tensor,
+              dout: ms.Tensor) -> tuple[ms.Tensor, ms.Tensor, ms.Tensor]:
+        weights = self.softmax(self.product_t(q, k))  # (B, H, P, T)
+        rows = ops.concat((dout, -(dout * out).sum(-1, keepdims=True)), -1)  # (B, H, P, D + 1)
+        columns = ops.concat((v, ops.ones_like(v[..., :1])), -1)  # (B, H, T, D + 1)
+        scores = weights * self.product_t(rows, columns)  # (B, H, P, T)
+        return self.product(scores, k), self.t_product(scores, q), self.t_product(weights, dout)
 
 
 class SelfAttention(nn.Cell):
@@ -40,10 +87,8 @@ class SelfAttention(nn.Cell):
         self.query = _dense(n_embd, n_embd, rng)
         self.value = _dense(n_embd, n_embd, rng)
         self.proj = _dense(n_embd, n_embd, rng)
-        self.attn_drop = nn.Dropout(p=attn_pdrop)
         self.resid_drop = nn.Dropout(p=resid_pdrop)
-        self.scores = ops.BatchMatMul(transpose_b=True)
-        self.mix = ops.BatchMatMul()
+        self.core = Attention(attn_pdrop) if attn_pdrop else UndroppedAttention()
 
     def split(self, x: ms.Tensor) -> ms.Tensor:
         b, t, _ = x.shape
@@ -57,8 +102,7 @@ class SelfAttention(nn.Cell):
         """reader (B, P, C), keys and values (B, H, T, D) -> (B, P, C)."""
         b, p, c = reader.shape
         q = self.split(self.query(reader) * self.scale)  # (B, H, P, D)
-        weights = self.attn_drop(ops.softmax(self.scores(q, k), axis=-1))  # (B, H, P, T)
-        y = self.mix(weights, v).transpose(0, 2, 1, 3).reshape(b, p, c)  # (B, P, C)
+        y = self.core(q, k, v).transpose(0, 2, 1, 3).reshape(b, p, c)  # (B, P, C)
         return self.resid_drop(self.proj(y))
 
 
