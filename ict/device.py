@@ -40,7 +40,7 @@ NEEDED = {
     'libcusparse.so.11': 'nvidia-cusparse-cu11',
     'libcusolver.so.11': 'nvidia-cusolver-cu11',
 }
-ZLIB = 'libz.so.1'
+RUNTIME, CUDNN, ZLIB = 'libcudart.so.11.0', 'libcudnn.so.8', 'libz.so.1'
 CUDA = '11.6'  # of the plugin that is used; there is one for 11.1 too
 PLUGIN = f'libmindspore_gpu.so.{CUDA}'
 # NVIDIA, 'CUDA Compatibility': whatever is built with any CUDA 11 runs on driver 450.80.02 and all later ones.
@@ -83,6 +83,7 @@ class Machine:
     Attributes:
         plugin: MindSpore's GPU plugin; None where its wheel has none, or MindSpore isn't installed.
         libraries: file of each library in NEEDED, and libz; '' where missing.
+        broken: what happened when these were loaded, '' when all went well.
         driver: version of the driver, '' where it doesn't say; cuda: the newest CUDA that it knows, None without a
             driver; fault: what it answered instead of naming cards.
         cards: GPUs, in the order of --device_id.
@@ -91,6 +92,7 @@ class Machine:
 
     plugin: Path | None = None
     libraries: dict[str, str] = field(default_factory=dict)
+    broken: str = ''
     driver: str = ''
     cuda: tuple[int, int] | None = None
     fault: str = ''
@@ -129,6 +131,8 @@ class Machine:
         missing = [name for name in NEEDED if not self.libraries.get(name)]
         if missing:
             yield Problem(f'{", ".join(missing)} not found', INSTALL_LIBRARIES)
+        if self.broken:
+            yield Problem(f'a library cannot be loaded ({self.broken})', f'{INSTALL_LIBRARIES} --force-reinstall')
         if not self.libraries.get(ZLIB):
             yield Problem(f'{ZLIB} not found', "install zlib from the system's packages (zlib1g)")
         for name, has, oldest in (('CUDA runtime', self.runtime, OLDEST_RUNTIME), ('cuDNN', self.cudnn, OLDEST_CUDNN)):
@@ -193,9 +197,12 @@ def discover(plugins: Path | None, folders: Sequence[Path], system: Callable[[],
     plugin = plugins / PLUGIN if plugins is not None and (plugins / PLUGIN).is_file() else None
     libraries = {name: str(next((file for folder in folders if (file := folder / name).is_file()), ''))
                  or system().get(name, '') for name in (*NEEDED, ZLIB)}
-    answer = _apart(lambda: _ask(libraries['libcudart.so.11.0'], libraries['libcudnn.so.8'], load)) \
-        if hasattr(os, 'fork') else {}
-    return Machine(plugin, libraries, _driver_version(proc) if answer.get('cuda') else '', **answer)
+    answer: dict[str, Any] = {}
+    if hasattr(os, 'fork'):
+        answer = _apart(lambda: _ask_driver(load), 'fault')
+        if answer.get('cards'):
+            answer |= _apart(lambda: _ask_libraries(libraries, load), 'broken')
+    return Machine(plugin, libraries, driver=_driver_version(proc) if answer.get('cuda') else '', **answer)
 
 
 def _driver_version(proc: Path) -> str:
@@ -207,8 +214,11 @@ def _driver_version(proc: Path) -> str:
     return found[1] if found else ''
 
 
-def _apart(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """``ask()`` in a forked process, because a process in which CUDA was started can't fork CUDA's own."""
+def _apart(ask: Callable[[], dict[str, Any]], otherwise: str) -> dict[str, Any]:
+    """``ask()`` in a forked process, because a process in which CUDA was started can't fork CUDA's own.
+
+    A crash or a hang becomes the answer ``otherwise``.
+    """
     from multiprocessing import get_context
     fork = get_context('fork')
     receive, send = fork.Pipe(duplex=False)
@@ -216,30 +226,41 @@ def _apart(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     child.start()
     send.close()
     try:
-        return receive.recv() if receive.poll(ANSWER_SECONDS) else {'fault': 'it does not answer'}
+        return receive.recv() if receive.poll(ANSWER_SECONDS) else {otherwise: 'it does not answer'}
     except EOFError:
-        return {'fault': 'it crashed'}
+        return {otherwise: 'it crashed'}
     finally:
         child.kill()
         child.join()
 
 
-def _ask(cudart: str, cudnn: str, load: Callable[[str], Any]) -> dict[str, Any]:
-    """The driver's and the libraries' own answers, as fields of ``Machine``."""
+def _ask_libraries(libraries: dict[str, str], load: Callable[..., Any]) -> dict[str, Any]:
+    """Versions of the CUDA runtime and cuDNN, and whether everything that was found can be loaded."""
     answer: dict[str, Any] = {}
     number = ctypes.c_int()
-    try:
-        if cudart and load(cudart).cudaRuntimeGetVersion(ctypes.byref(number)) == 0:
-            answer['runtime'] = number.value // 1000, number.value % 1000 // 10
-        if cudnn:
-            version = load(cudnn).cudnnGetVersion()
-            answer['cudnn'] = version // 1000, version % 1000 // 100
-    except (OSError, AttributeError):  # MindSpore will say what is wrong with that file
-        pass
+    for name in NEEDED:
+        if not libraries[name]:
+            continue
+        try:
+            library = load(libraries[name], mode=ctypes.RTLD_GLOBAL)
+            if name == RUNTIME and library.cudaRuntimeGetVersion(ctypes.byref(number)) == 0:
+                answer['runtime'] = number.value // 1000, number.value % 1000 // 10
+            elif name == CUDNN:
+                version = library.cudnnGetVersion()
+                answer['cudnn'] = version // 1000, version % 1000 // 100
+        except (OSError, AttributeError) as error:
+            answer.setdefault('broken', str(error))
+    return answer
+
+
+def _ask_driver(load: Callable[..., Any]) -> dict[str, Any]:
+    """The driver's own answers, as fields of ``Machine``; nothing without a driver."""
+    number = ctypes.c_int()
     try:
         driver = load('libcuda.so.1')
     except OSError:
-        return answer
+        return {}
+    answer: dict[str, Any] = {}
     driver.cuDriverGetVersion(ctypes.byref(number))
     answer['cuda'] = number.value // 1000, number.value % 1000 // 10
     error = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(number))
@@ -319,6 +340,9 @@ def start(target: str | None, device_id: int, distributed: bool = False) -> None
             lines = [line for line in str(error).splitlines() if PLUGIN in line] or [str(error)]
             raise UserError(f'--device_target {target}: MindSpore cannot use it: {lines[0]}') from error
     ms.set_context(mode=ms.GRAPH_MODE)
+    if target == 'GPU':  # float32 means float32: MindSpore's convolutions would take TF32 where a card has it
+        ms.device_context.gpu.op_precision.conv_allow_tf32(False)
+        ms.device_context.gpu.op_precision.matmul_allow_tf32(False)
     if distributed:
         from mindspore import communication
         communication.init()  # nccl on GPUs, mccl on CPUs
@@ -468,18 +492,24 @@ def table(machine: Machine) -> Iterator[str]:
 
 _TRIAL = """
 import sys
-sys.path[0] = sys.argv[1]
-from ict import device
-device.start(sys.argv[2], 0)
-import mindspore as ms
+sys.path[0] = sys.argv.pop(1)
 import numpy as np
-a = np.random.default_rng(0).random((256, 256), np.float32)
-dense = ms.nn.Dense(256, 256, weight_init=ms.Tensor(a), has_bias=False)
-off = np.abs(dense(ms.Tensor(a)).asnumpy() - a @ a.T).max() / (a @ a.T).max()
-conv = ms.nn.Conv2d(3, 4, 3, pad_mode='valid', has_bias=False, weight_init='ones')
-sums = conv(ms.Tensor(np.ones((1, 3, 8, 8), np.float32))).asnumpy()
-assert off < 1e-2 and np.allclose(sums, 27), (off, sums)
-print(f'tried on the {sys.argv[2]}: a matrix product (off by {off:.1e}) and a convolution')
+from ict import device
+from ict.errors import run
+from ict.options import require
+
+def trial(argv):
+    device.start(argv[0], 0)
+    import mindspore as ms
+    a = np.random.default_rng(0).random((256, 256), np.float32)
+    dense = ms.nn.Dense(256, 256, weight_init=ms.Tensor(a), has_bias=False)
+    off = np.abs(dense(ms.Tensor(a)).asnumpy() - a @ a.T).max() / (a @ a.T).max()
+    conv = ms.nn.Conv2d(3, 4, 3, pad_mode='valid', has_bias=False, weight_init='ones')
+    sums = conv(ms.Tensor(np.ones((1, 3, 8, 8), np.float32))).asnumpy()
+    require(off < 1e-4 and np.allclose(sums, 27), f'{argv[0]}: it computes wrong numbers (off by {off:.1e})')
+    print(f'tried on the {argv[0]}: a matrix product (off by {off:.1e}) and a convolution')
+
+sys.exit(run(trial))
 """
 
 
@@ -494,6 +524,7 @@ def main(argv: list[str]) -> int:
         target = 'CPU' if machine.problems() else 'GPU'
         if subprocess.run([sys.executable, '-c', _TRIAL, str(ROOT), target]).returncode:
             print(f'trying the {target} failed')
+            return 1
     return 0
 
 

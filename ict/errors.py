@@ -4,10 +4,12 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 NOTHING_DONE = 2
+BUG = 70  # Python's own 1 would mean that some pictures failed
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _CONTROL = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
 
@@ -34,7 +36,7 @@ def not_written(path: Path, error: OSError) -> UserError:
 
 
 def run(main: Callable[[list[str]], int | None]) -> int:
-    """Exit status of ``main(argv)``: 2 with one line for a ``UserError`` or a full disk; bugs keep their traceback."""
+    """Exit status of ``main(argv)``: 2 and a line for a ``UserError`` or a full disk, 70 and a traceback for bugs."""
     sys.stdout.reconfigure(errors='backslashreplace')  # a file name may be no text
     try:
         return main(sys.argv[1:]) or 0
@@ -49,7 +51,11 @@ def run(main: Callable[[list[str]], int | None]) -> int:
         return 141
     except OSError as error:
         if error.errno not in _NO_ROOM:
-            raise
+            traceback.print_exc()
+            return BUG
         note(f'error: nothing more can be written ({error.strerror}); finished files are whole, and the same command '
              f'continues once it can')
         return NOTHING_DONE
+    except Exception:
+        traceback.print_exc()
+        return BUG

@@ -579,6 +579,8 @@ def speed(args: argparse.Namespace, further: list[str]) -> int:
              f'stage 1, {few}': {'schedule': 'halton', 'sample_steps': args.sample_steps, 'deterministic': False},
              f'stage 1, {DETERMINISTIC}': {**ONE_BY_ONE, 'deterministic': True},
              'stage 2': None}
+    if args.amp_level != 'O0':
+        del plans[f'stage 1, {reuse}']  # works in float32 alone
     about = machine(args.device_target, os.getloadavg()[0])
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix=files.TEMPORARY, dir=place) as folder:
@@ -603,7 +605,7 @@ def speed(args: argparse.Namespace, further: list[str]) -> int:
     table = markdown(rows, SPEED_COLUMNS)
     one = dict(zip(plans, (row['whole'] for row in rows), strict=False))
     totals = ', '.join(f'{one[f"stage 1, {how}"] + one["stage 2"]:.0f} s ({how})'
-                       for how in (SEQUENTIAL, reuse, few, DETERMINISTIC))
+                       for how in (SEQUENTIAL, reuse, few, DETERMINISTIC) if f'stage 1, {how}' in plans)
     write(place, 'Speed and memory', [
         f'Made-up weights: transformer of {args.n_layer} layers x {args.n_embd}, {args.n_head} heads, '
         f'{args.prior_size} x {args.prior_size} tokens; generator of {args.base_channels} channels, '

@@ -51,7 +51,12 @@ class Driver:
 
 
 class Runtime:
+    """Any other library."""
+
     version, cudnn = 11080, 8906
+
+    def __init__(self, file):
+        self.file = file
 
     def cudaRuntimeGetVersion(self, number):  # noqa: N802
         number._obj.value = self.version
@@ -76,9 +81,9 @@ def made_up(tmp_path):
                        'GCC version:  gcc version 11.4.0\n')
 
     def look(driver=Driver, runtime=Runtime, system=None):
-        def load(file):
+        def load(file, mode=ctypes.DEFAULT_MODE):
             if file != 'libcuda.so.1':
-                return runtime()
+                return runtime(file)
             if driver is None:
                 raise OSError('libcuda.so.1: cannot open shared object file')
             return driver()
@@ -182,6 +187,24 @@ def test_a_library_that_is_too_old_is_a_problem(made_up, part, value, words):
     assert words in problem.what and 'too old' in problem.what and 'requirements-gpu.txt' in problem.remedy
 
 
+def broken(file):
+    if file.endswith('libcublas.so.11'):
+        raise OSError(f'{file}: file too short')
+    return Runtime(file)
+
+
+def crashing(file):
+    if file.endswith('libcudnn.so.8'):
+        os._exit(1)
+    return Runtime(file)
+
+
+@pytest.mark.parametrize(('runtime', 'words'), [(broken, 'libcublas.so.11: file too short'), (crashing, 'crashed')])
+def test_a_library_that_cannot_be_loaded_is_not_blamed_on_the_driver(made_up, runtime, words):
+    (problem,) = made_up[1](runtime=runtime).problems()
+    assert 'cannot be loaded' in problem.what and words in problem.what and '--force-reinstall' in problem.remedy
+
+
 def test_a_mindspore_without_the_plugin_is_named_before_everything_else(made_up):
     folder, look = made_up
     (folder / 'plugin' / device.PLUGIN).unlink()
@@ -215,11 +238,15 @@ def test_the_loaders_listing_gives_64_bit_files(monkeypatch):
 
 
 def test_looking_is_quick_and_neither_imports_mindspore_nor_loads_cuda():
-    ran = python('import sys, time\nfrom ict import device\nbefore = time.perf_counter()\ndevice.this_machine()\n'
-                 'maps = open("/proc/self/maps").read()\n'
-                 'print(time.perf_counter() - before, "mindspore" in sys.modules, "libcuda" in maps)')
-    seconds, *imported = ran.stdout.split()
-    assert imported == ['False', 'False'] and float(seconds) < 1.0  # 0.03 s where nothing else runs and no card is
+    seconds = []
+    for _ in range(3):  # other work on the machine may slow one of them
+        ran = python('import sys, time\nfrom ict import device\nbefore = time.perf_counter()\ndevice.this_machine()\n'
+                     'maps = open("/proc/self/maps").read()\n'
+                     'print(time.perf_counter() - before, "mindspore" in sys.modules, "libcuda" in maps)')
+        taken, *imported = ran.stdout.split()
+        assert imported == ['False', 'False']
+        seconds.append(float(taken))
+    assert min(seconds) < 0.2
 
 
 def test_what_is_looked_for_is_what_the_installed_plugin_asks_for():
@@ -240,7 +267,7 @@ def test_every_library_comes_from_a_wheel_that_the_requirements_pin():
 
 # ---------------------------------------------------------------- the choice
 
-USABLE = Machine(Path('plugin'), {name: f'/lib/{name}' for name in (*device.NEEDED, device.ZLIB)}, '535.104.05',
+USABLE = Machine(Path('plugin'), {name: f'/lib/{name}' for name in (*device.NEEDED, device.ZLIB)}, '', '535.104.05',
                  (12, 2), '', (H200,), (11, 8), (8, 9))
 
 
@@ -253,7 +280,7 @@ def test_without_a_gpu_the_default_is_the_cpu_with_one_line(monkeypatch, capsys,
 
 
 def test_who_has_a_card_but_not_the_libraries_is_told_how_to_get_them(monkeypatch, capsys, no_msrun):
-    bare = Machine(Path('plugin'), {device.ZLIB: '/lib/libz.so.1'}, '', (12, 2), '', (H200,))
+    bare = Machine(Path('plugin'), {device.ZLIB: '/lib/libz.so.1'}, '', '', (12, 2), '', (H200,))
     monkeypatch.setattr(device, 'this_machine', lambda: bare)
     assert device.choose(None) == 'CPU'
     line, = capsys.readouterr().err.splitlines()

@@ -61,11 +61,10 @@ class Predictor:
         self.rows, self.positions = rows, positions
         attention = net.blocks[0].attn
         self.n_layer, self.n_head, self.head_dim = net.n_layer, attention.n_head, attention.head_dim
+        self.net = optimizers.mixed_precision(net, amp_level)  # changes ``net`` itself, and may wrap it
         self.plain = net
-        reader = _LogitsAt(net)
-        reader.set_train(False)
-        self.reader = optimizers.mixed_precision(reader, amp_level)
-        self.net = optimizers.mixed_precision(net, amp_level)
+        self.reader = _LogitsAt(net)
+        self.reader.set_train(False)
         self._after: dict[int, nn.Cell] = {}
 
     def __call__(self, tokens: np.ndarray, masks: np.ndarray, where: np.ndarray) -> np.ndarray:
@@ -92,8 +91,7 @@ class Predictor:
         """Logits at the last ``n_read`` of the rows ``where``, which alone are computed.
 
         They see keys and values of all other rows as the last call that named them left these; a call that names all
-        T rows is exact. At most ``rows`` pictures, the same ones from call to call. In float32, whatever the mixed
-        precision.
+        T rows is exact. At most ``rows`` pictures, the same ones from call to call. For ``amp_level`` O0.
 
         Args:
             tokens, masks: (B, T) int32 and float32.
