@@ -49,9 +49,10 @@ def arguments(argv: list[str]) -> Any:
     add('--input', required=True, help='images: folder (searched recursively), file, or list of paths')
     add('--mask', required=True, help='masks likewise, white = hole; a single file serves all images')
     add('--prior', required=True, help="stage 1's save_url")
-    add('--save_path', default='./results')
+    add('--save_path', default='./results', help='results go here')
     add('--kmeans', default='', help='accepted: the priors are colours already')
-    add('--image_size', type=int, default=256)
+    add('--image_size', type=int, default=256,
+        help='side of a completed picture; without effect on the size that --keep_size gives')
     add('--prior_size', type=int, default=None, help="(read from the priors' files)")
     add('--mask_type', type=int, choices=(PAIRED_FILE,), default=PAIRED_FILE,
         help='only 3, the mask that the prior was made for, makes sense')

@@ -62,7 +62,8 @@ def add_sampling(parser: Any) -> None:
     add('--n_head', type=int, default=None, help='(read from the checkpoint where it is recorded, else 8)')
     options.add_flag(parser, '--GELU_2', '(read from the checkpoint where it is recorded)', default=None)
     add('--kmeans', default='', help="palette of a checkpoint that doesn't carry its own (published ones)")
-    add('--seed', type=int, default=0)
+    add('--seed', type=int, default=0,
+        help='the noise of a sample depends on it, the picture and the sample number alone')
     add('--sample_steps', type=int, default=0,
         help=f'forward passes an image; 0: one a missing token, as published; {RECOMMENDED_STEPS} is recommended')
     add('--schedule', choices=sampling.SCHEDULES, default=None,

@@ -60,7 +60,7 @@ def arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     add('--upsample_ckpt', default=None, help="stage 2's checkpoint, or the folder that holds it (default: --model's)")
     add('--model', default=None, help="a pair of checkpoints by name, see run.py (default: run.py's)")
     add('--sample_num', type=int, default=8, help='samples a picture')
-    add('--seed', type=int, default=0)
+    add('--seed', type=int, default=0, help='of the samples')
     inputs.add_options(parser)
     args, further = parser.parse_known_args(argv)
     positive(args, 'sample_num')

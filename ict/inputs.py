@@ -28,7 +28,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
                              '(default: sealed)')
     parser.add_argument('--geometry', choices=geometry.GEOMETRIES, default=None,
                         help='crop: middle square; resize: squashed; hole: a square around the hole; published: '
-                             'what each stage of the published code does (default: crop)')
+                             'what each stage of the published code does (default: crop; with --keep_size resize)')
     options.add_flag(parser, '--invert_mask', 'black is the hole in the mask files')
     parser.add_argument('--dilate', type=int, default=0, help='grow the hole by so many mask pixels')
     parser.add_argument('--max_pixels', type=int, default=images.MAX_PIXELS,

@@ -24,14 +24,23 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     """--device_target and --device_id."""
     parser.add_argument('--device_target', choices=('GPU', 'CPU', 'Ascend'), default=None,
                         help='default: GPU where MindSpore can use one, else CPU')
-    parser.add_argument('--device_id', type=int, default=0)
+    parser.add_argument('--device_id', type=int, default=0, help="the GPU's number")
+
+
+class Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Says an option's default where there is one and its help doesn't say it."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, '', False) or 'default' in (action.help or ''):
+            return action.help
+        return super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):
     """argparse whose errors are one line and exit status 2, like every other wrong input here."""
 
     def __init__(self, **kwargs: object) -> None:
-        super().__init__(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
+        super().__init__(allow_abbrev=False, formatter_class=Formatter, **kwargs)
 
     def error(self, message: str) -> None:
         raise UserError(f'{message} (see {self.prog} --help)')

@@ -166,12 +166,12 @@ def main(argv: list[str]) -> int:
 
     parser = Parser(prog='python -m ict.palette', description='Fit a colour palette to images.')
     parser.add_argument('--data_path', required=True, help='folder (searched recursively), image, or list of paths')
-    parser.add_argument('--save_path', default='./kmeans_centers.npy', help='palette to write (default %(default)s)')
-    parser.add_argument('--colours', type=int, default=N_COLOURS, help='size of the palette (default %(default)s)')
-    parser.add_argument('--prior_size', type=int, default=32, help='pictures are shrunk to this first (default 32)')
+    parser.add_argument('--save_path', default='./kmeans_centers.npy', help='palette to write')
+    parser.add_argument('--colours', type=int, default=N_COLOURS, help='size of the palette')
+    parser.add_argument('--prior_size', type=int, default=32, help='pictures are shrunk to this first')
     parser.add_argument('--max_pixels', type=int, default=1_000_000,
-                        help='at most this many pixels, drawn at random (default %(default)s)')
-    parser.add_argument('--seed', type=int, default=0)
+                        help='at most this many pixels, drawn at random')
+    parser.add_argument('--seed', type=int, default=0, help='of the drawn pixels and first centres')
     args = parser.parse_args(argv)
     positive(args, 'prior_size', 'max_pixels')
     if not 2 <= args.colours <= 32767:

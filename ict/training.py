@@ -43,16 +43,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     options.add_device(parser)
     add('--kmeans', default='', help="palette (default: ./kmeans_centers.npy, else the repository's)")
-    add('--seed', type=int, default=0)
+    add('--seed', type=int, default=0, help='of data order, crops, masks and initial weights')
     add('--val_path', default='', help='held-back images, scored every --val_every steps; decide "best"')
     add('--val_mask', default='', help='their masks (default: fixed strokes)')
-    add('--val_every', type=int, default=1000)
-    add('--log_every', type=int, default=100)
-    add('--save_every', type=int, default=1000)
+    add('--val_every', type=int, default=1000, help='steps from one validation to the next')
+    add('--log_every', type=int, default=100, help='steps from one line to the next')
+    add('--save_every', type=int, default=1000,
+        help='steps from one save to the next: the most that a power cut can cost')
     add('--num_workers', type=int, default=2, help='processes that make batches; 0 = none')
     add('--crop_scale', type=float, default=1.0, help='smallest random crop, in shorter sides of the picture')
     options.add_flag(parser, '--distributed', 'one process of several started by msrun')
-    add('--amp_level', choices=('O0', 'O2', 'O3'), default='O0')
+    add('--amp_level', choices=('O0', 'O2', 'O3'), default='O0',
+        help='O0: float32, O2: float16 but for the norms, O3: all float16')
     options.add_flag(parser, '--recompute', 'recompute activations in the backward pass: less memory, more time')
 
 

@@ -21,11 +21,11 @@ from ict.options import positive, require
 def main(argv: list[str]) -> int:
     parser = options.Parser(prog='mask/generate.py', description='Fill a folder with free-form stroke masks.')
     parser.add_argument('--save_path', required=True, help='folder for 00000.png, 00001.png, ...')
-    parser.add_argument('--count', type=int, default=100)
+    parser.add_argument('--count', type=int, default=100, help='how many')
     parser.add_argument('--lowest', type=float, default=0.0, help="smallest share of the picture in the hole")
     parser.add_argument('--highest', type=float, default=1.0, help="largest share of the picture in the hole")
     parser.add_argument('--size', type=int, default=masks.STROKE_CANVAS, help='side in pixels')
-    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--seed', type=int, default=0, help='the same seed gives the same masks')
     options.add_flag(parser, '--overwrite', 'replace masks that are there already')
     args = parser.parse_args(argv)
     positive(args, 'count')

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import re
 import shutil
@@ -12,7 +13,8 @@ import pytest
 from PIL import Image
 
 from Guided_Upsample import infer as stage_2
-from ict import images, palette
+from ict import device, images, options, palette
+from ict.errors import UserError
 from tests.conftest import command, files_of, module, photograph
 from Transformer import infer as stage_1
 
@@ -118,6 +120,35 @@ def test_the_same_seed_gives_the_same_bytes_and_batch_size_and_order_change_noth
     assert three['AP/condition_1/p2.png'] == one['AP/condition_1/p2.png'] and three['p2_0.png'] == one['p2_0.png']
     seeded = both(tiny, folders, tmp_path / 'four', ('--seed', 1))
     assert seeded['AP/condition_1/p0.png'] != one['AP/condition_1/p0.png']
+
+
+def test_several_pictures_in_a_forward_pass_as_on_a_gpu_give_the_same_results(tiny, folders, tmp_path, monkeypatch):
+    one = pixels_of(both(tiny, folders, tmp_path / 'one', ('--condition_num', 2), ('--condition_num', 2)))
+    monkeypatch.setattr(device, 'rows_at_once', lambda batch_size: batch_size)
+    four = pixels_of(both(tiny, folders, tmp_path / 'four', ('--condition_num', 2, '--batch_size', 4),
+                          ('--condition_num', 2, '--batch_size', 4)))
+    assert one.keys() == four.keys()
+    for name in one:
+        ours, theirs = (images.load_rgb(tmp_path / folder / name).astype(int) for folder in ('one', 'four'))
+        assert np.abs(ours - theirs).max() <= (0 if name.startswith('AP/') else 1)  # sums of floats in another order
+
+
+def test_every_option_of_every_command_has_a_help_text(monkeypatch):
+    seen = []
+
+    def look(parser, argv):
+        seen.append(parser.prog)
+        for action in parser._actions:
+            text = (action.help or '') and parser._get_formatter()._expand_help(action)
+            assert text and 'None' not in text and text.count('default') <= 1, (parser.prog, action.option_strings)
+        raise UserError('seen')
+
+    monkeypatch.setattr(options.Parser, 'parse_args', look)
+    for name in ('run', 'Transformer.train', 'Transformer.infer', 'Guided_Upsample.train', 'Guided_Upsample.infer',
+                 'mask.generate', 'ckpts_ICT.convert', 'ckpts_ICT.download', 'ict.palette', 'ict.device'):
+        with pytest.raises(UserError, match='seen'):
+            importlib.import_module(name).main([])
+    assert len(seen) == 10
 
 
 def test_a_second_run_keeps_what_is_finished_and_makes_what_is_not(tiny, folders, tmp_path, capsys):
