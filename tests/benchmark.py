@@ -1,7 +1,7 @@
 """Measure speed, memory and quality. Not part of the test suite; the machine should have nothing else to do.
 
-``python tests/benchmark.py quality`` has run.py complete a folder of pictures with each of several sampling settings
-and compares them: quality, diversity, seconds, memory. The same command continues an interrupted one.
+``python tests/benchmark.py quality --input FOLDER`` has run.py complete a folder of pictures with each of several
+sampling settings and compares them: quality, diversity, seconds, memory. The same command continues an interrupted one.
 ``python tests/benchmark.py speed`` measures networks of the published ImageNet size, with made-up weights.
 ``python tests/benchmark.py end_to_end`` says what the seconds of one run.py go into.
 
@@ -56,7 +56,6 @@ from ict.options import positive, require  # noqa: E402
 from Transformer import infer as stage_1  # noqa: E402
 from Transformer.models import architecture, sampling  # noqa: E402
 
-PICTURES = ROOT.parent / 'shared' / 'data' / 'imagenet_sample' / 'val'
 PHOTOGRAPH, ITS_MASK = ROOT / 'images' / 'samples' / 'astronaut.png', ROOT / 'mask' / 'testing_mask_dataset/00000.png'
 SETTINGS = ('sequential', 'sequential-reuse', 'halton-4', 'halton-8', 'halton-16', 'halton-32', 'halton-64',
             'raster-16', 'confidence-16', 'halton-16-linear', 'deterministic')
@@ -678,7 +677,7 @@ def arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     passed_on = 'All other options of run.py (--seed, --top_k, --batch_size, --device_target, ...) are passed on to it.'
 
     one = commands.add_parser('quality', help='compare sampling settings on a folder of pictures', epilog=passed_on)
-    one.add_argument('--input', default=str(PICTURES), help='images: folder (searched recursively), file, or list')
+    one.add_argument('--input', required=True, help='images: folder (searched recursively), file, or list')
     one.add_argument('--mask', default='', help=f'masks likewise (default: strokes drawn into <save_place>/masks, '
                                                 f'{SMALLEST_HOLE} to {LARGEST_HOLE} of a picture)')
     one.add_argument('--settings', default=','.join(SETTINGS), help='others are compared with the first')

@@ -1,8 +1,9 @@
 """Measure how well each order of filling predicts the true tokens. Not part of the test suite.
 
-``python tests/benchmark_likelihood.py`` fills the holes of a few pictures with the tokens that are really there, in
-the passes that each setting would take, and adds up what the model said of them: nats a missing token, the lower the
-better. No sample is drawn, so a few pictures tell settings apart whose samples differ by chance alone.
+``python tests/benchmark_likelihood.py --input FOLDER`` fills the holes of a few pictures with the tokens that are
+really there, in the passes that each setting would take, and adds up what the model said of them: nats a missing
+token, the lower the better. No sample is drawn, so a few pictures tell settings apart whose samples differ by chance
+alone.
 
 Prints a Markdown table and writes it, with benchmark.csv, to <save_place>/benchmark.md.
 """
@@ -25,7 +26,7 @@ from tqdm import tqdm  # noqa: E402
 from ict import device, files, inputs, options, pairs, palette  # noqa: E402
 from ict.errors import run  # noqa: E402
 from ict.options import positive, require  # noqa: E402
-from tests.benchmark import PICTURES, Columns, Row, drawn_masks, machine, markdown, scene_of, write  # noqa: E402
+from tests.benchmark import Columns, Row, drawn_masks, machine, markdown, scene_of, write  # noqa: E402
 from Transformer import infer as stage_1  # noqa: E402
 from Transformer.models import sampling  # noqa: E402
 
@@ -60,7 +61,7 @@ def main(argv: list[str]) -> int:
     parser = options.Parser(prog='tests/benchmark_likelihood.py', description='Compare orders of filling.')
     add = parser.add_argument
     add('--ckpt_path', default=str(ROOT / 'ckpts_ICT' / 'demo' / 'Transformer.ckpt'))
-    add('--input', default=str(PICTURES), help='images: folder (searched recursively), file, or list')
+    add('--input', required=True, help='images: folder (searched recursively), file, or list')
     add('--mask', default='', help='masks likewise (default: strokes drawn into <save_place>/masks)')
     add('--pictures', type=int, default=10, help='only so many of them')
     add('--settings', default=';'.join(SETTINGS), help='names, separated by semicolons')

@@ -1,7 +1,8 @@
 """Measure training: steps and their memory, data pipelines. Not part of the test suite; nothing else should run.
 
 ``python tests/benchmark_training.py steps`` times one optimizer step of each stage, each in a process of its own.
-``python tests/benchmark_training.py data`` counts the pictures a second that each stage's data pipeline delivers alone.
+``python tests/benchmark_training.py data --input FOLDER`` counts the pictures a second that each stage's data pipeline
+delivers alone.
 
 ``steps --pytorch`` takes the same step of stage 1 in plain PyTorch too (pip install torch; only for this comparison).
 Each prints a Markdown table and writes it, with benchmark.csv, to <save_place>/benchmark.md.
@@ -33,7 +34,6 @@ from tests.benchmark import Columns, Row, machine, markdown, memory_mb, write  #
 from Transformer import train as train_1  # noqa: E402
 from Transformer.datasets import dataset as data_1  # noqa: E402
 
-PICTURES = ROOT.parent / 'shared' / 'data' / 'imagenet_sample' / 'train'
 PALETTE_SIZE, PRIOR_SIZE = 512, 32
 HOLE = 0.4  # of the tokens, or pixels
 STEP_COLUMNS: Columns = (
@@ -193,7 +193,7 @@ def main(argv: list[str]) -> int:
     one.add_argument('--save_place', default='./save/benchmark/steps')
     one.set_defaults(act=steps)
     two = commands.add_parser('data', help='pictures a second of the data pipelines')
-    two.add_argument('--input', default=str(PICTURES), help='images: folder (searched recursively), file, or list')
+    two.add_argument('--input', required=True, help='images: folder (searched recursively), file, or list')
     two.add_argument('--pictures', type=int, default=400, help='how many to make')
     two.add_argument('--workers', default='0,1,2')
     two.add_argument('--save_place', default='./save/benchmark/data')
