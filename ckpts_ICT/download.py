@@ -246,7 +246,7 @@ def add_palette(transformer: Path, kmeans: str, url: str, overwrite: bool) -> No
         print(convert.convert(transformer, transformer, convert.Flags(kmeans=str(centres))))
     except UserError as error:
         raise UserError(f'{transformer}: is there, but without its palette ({error}); add it later with: '
-                        f'python ckpts_ICT/convert.py {transformer} {transformer} --kmeans {PALETTE}') from None
+                        f'python ckpts_ICT/convert.py {transformer} {transformer} --kmeans {centres}') from None
 
 
 def main(argv: list[str]) -> int:

@@ -4,6 +4,7 @@ import json
 import mmap
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -377,6 +378,58 @@ def test_the_installed_mindspore_goes_for_the_plugin_that_was_checked():
             'try:\n    ms.set_device("GPU", 0)\n    print(open("/proc/self/maps").read())\n'
             'except RuntimeError as error:\n    print(error)\n')  # names the plugins that it could not load
     assert [device.PLUGIN in python(code, *given, GLOG_v='4').stdout for given in (['ours'], [])] == [True, False]
+
+
+OWNERS = {'cuda': 'libcudart.so.11.0', 'nvrtc': 'libnvrtc.so.11.2', 'cublas': 'libcublas.so.11',
+          'cudnn': 'libcudnn.so.8', 'cufft': 'libcufft.so.10', 'curand': 'libcurand.so.10',
+          'cusparse': 'libcusparse.so.11', 'cusolver': 'libcusolver.so.11', 'cu': 'libcuda.so.1'}
+ANSWERS = """
+int cudaRuntimeGetVersion(int *v) { *v = 11080; return 0; }
+int cudaGetDeviceCount(int *n) { *n = 1; return 0; }
+unsigned long cudnnGetVersion(void) { return 8906; }
+int cuInit(int flags) { return 0; }
+int cuDriverGetVersion(int *v) { *v = 12020; return 0; }
+int cuDeviceGetCount(int *n) { *n = 1; return 0; }
+int cuDeviceGet(int *handle, int i) { *handle = i; return 0; }
+int cuDeviceGetName(char *name, int length, int handle) { name[0] = 'T'; name[1] = 0; return 0; }
+int cuDeviceGetAttribute(int *value, int attribute, int handle) { *value = attribute == 75 ? 8 : 0; return 0; }
+"""
+
+
+def stand_ins(folder: Path, plugins: Path) -> None:
+    """Libraries that do nothing, with all names that MindSpore's plugin asks for, and a driver with a card."""
+    asked: dict[str, set[str]] = {name: set() for name in OWNERS.values()}
+    for plugin in (plugins / device.PLUGIN, plugins / 'gpu' / 'libcuda_ops.so.11'):
+        listing = subprocess.run(['nm', '-D', '--undefined-only', plugin], capture_output=True, text=True, check=True)
+        for symbol, owner in re.findall(r' U (\w+)(?:@+(\S+))?$', listing.stdout, re.MULTILINE):
+            start = next((start for start in sorted(OWNERS, key=len, reverse=True)
+                          if re.match(f'{start}[A-Z]', symbol)), None)
+            if owner in asked or (not owner and start):
+                asked[owner or OWNERS[start]].add(symbol)
+    answers = {re.search(r'(\w+)\(', line)[1]: line for line in ANSWERS.split('\n') if line}
+    for library, symbols in asked.items():
+        source, versions = folder / 'x.c', folder / 'x.map'
+        source.write_text('\n'.join(answers.get(symbol, f'int {symbol}(void) {{ return 0; }}') for symbol in
+                                    sorted(symbols | {a for a in answers if re.match(
+                                        next(k for k, v in OWNERS.items() if v == library) + '[A-Z]', a)})))
+        versions.write_text(f'{library} {{ global: *; }};')
+        place = folder / ('driver' if library == 'libcuda.so.1' else 'nvidia/all/lib')
+        place.mkdir(parents=True, exist_ok=True)
+        subprocess.run(['gcc', '-shared', '-fPIC', '-w', '-o', place / library, f'-Wl,-soname,{library}', source,
+                        *([] if library == 'libcuda.so.1' else [f'-Wl,--version-script={versions}'])], check=True)
+
+
+@pytest.mark.skipif(not (shutil.which('gcc') and shutil.which('nm')), reason='needs gcc and nm')
+@pytest.mark.skipif(sys.platform != 'linux', reason='the GPU plugin is for Linux')
+def test_mindspores_own_plugin_loads_with_what_is_found_and_the_device_is_the_gpu(tmp_path):
+    import importlib.util
+    place = Path(importlib.util.find_spec('mindspore').submodule_search_locations[0])
+    stand_ins(tmp_path, place / 'lib' / 'plugin')
+    code = ('import sys\nsys.path.append(sys.argv[1])\nfrom ict import device\ndevice.start(None, 0)\n'
+            'import mindspore as ms\n'
+            'print(ms.get_context("device_target"), sys.argv[1] in open("/proc/self/maps").read())')
+    ran = python(code, str(tmp_path), LD_LIBRARY_PATH=str(tmp_path / 'driver'))
+    assert ran.stdout.split() == ['GPU', 'True'], ran.stdout + ran.stderr
 
 
 # ---------------------------------------------------------------- several ranks
