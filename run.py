@@ -5,7 +5,10 @@ completes one's own with the bundled demo checkpoints.
 """
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ if not __package__:
     sys.path[0] = str(ROOT)
 
 from Guided_Upsample import infer as stage_2  # noqa: E402
-from ict import device, files, inputs, options  # noqa: E402
+from ict import device, inputs, options  # noqa: E402
 from ict.errors import UserError, run  # noqa: E402
 from ict.options import positive, require  # noqa: E402
 from ict.process import call  # noqa: E402
@@ -23,6 +26,11 @@ from Transformer import infer as stage_1  # noqa: E402
 PUBLISHED = ('ImageNet', 'FFHQ', 'Places2_Nature')
 SAMPLES, SAMPLE_MASKS = ROOT / 'images' / 'samples', ROOT / 'mask' / 'testing_mask_dataset'
 DEMO_SAMPLES = 3
+# How each stage calls run.py's options.
+FIRST_NAMES = {'--ckpt_path': '--transformer_ckpt', '--image_url': '--input_image', '--mask_url': '--input_mask',
+               '--save_url': '--save_place', '--condition_num': '--sample_num'}
+SECOND_NAMES = {'--ckpt_path': '--upsample_ckpt', '--input': '--input_image', '--mask': '--input_mask',
+                '--save_path': '--save_place', '--condition_num': '--sample_num'}
 
 
 def arguments(argv: list[str]) -> Any:
@@ -51,7 +59,6 @@ def arguments(argv: list[str]) -> Any:
         args.sample_num, args.sample_steps, args.visualize = DEMO_SAMPLES, stage_1.RECOMMENDED_STEPS, True
     if not args.input_image:
         args.input_image, args.input_mask = str(SAMPLES), str(SAMPLE_MASKS)
-    require(args.mask_mode != 'published' or not args.keep_size, '--keep_size is for --mask_mode sealed')
     if args.keep_size and args.geometry is None:
         args.geometry = 'resize'
     if not args.transformer_ckpt:
@@ -98,12 +105,23 @@ def commands(args: Any) -> tuple[list[str], list[str]]:
     return first, second
 
 
+@contextmanager
+def our_names(names: dict[str, str]) -> Iterator[None]:
+    """Errors in here name the options as they are called in run.py."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(re.sub('|'.join(rf'{name}\b' for name in names), lambda found: names[found[0]],
+                               str(error))) from None
+
+
 def main(argv: list[str]) -> int:
     args = arguments(argv)
-    files.output_folder(args.save_place, '--save_place')
     first, second = commands(args)
-    stage_1.check(stage_1.arguments(first))
-    stage_2.check_model(stage_2.arguments(second))
+    with our_names(SECOND_NAMES):
+        stage_2.check_before_stage_1(stage_2.arguments(second))
+    with our_names(FIRST_NAMES):  # the last of it makes the save place
+        stage_1.check(stage_1.arguments(first))
     target = f'--device_target={device.choose(args.device_target, args.device_id)}'
     worst = call(ROOT / 'Transformer' / 'infer.py', [*first, target])
     if worst in (0, inputs.SOME_FAILED):

@@ -69,6 +69,8 @@ def arguments(argv: list[str]) -> Any:
     options.add_flag(parser, '--distributed', 'one process of several started by msrun, which share the images')
     args = parser.parse_args(argv)
     positive(args, 'condition_num', 'prior_size', 'batch_size')
+    require(not (args.test_only and (args.visualize or args.keep_size)),
+            '--test_only keeps no pictures: leave --visualize and --keep_size out')
     require(args.image_size % 4 == 0 and args.image_size >= 32,
             f'--image_size {args.image_size}: must be a multiple of 4 and at least 32')
     return args
@@ -103,20 +105,44 @@ def check_model(args: Any) -> tuple[checkpoint.Checkpoint, architecture.Architec
 def check(args: Any) -> tuple[Any, ...]:
     """Everything that can be wrong with options and files, before MindSpore is imported."""
     found, shape = check_model(args)
-    folder = files.output_folder(args.save_path, '--save_path')
+    folder = Path(args.save_path)
     require(Path(args.prior).is_dir(), f"--prior {args.prior}: no such folder; give stage 1's --save_url")
     conditions = pairs.condition_folders(args.prior, '--prior')
     require(len(conditions) >= args.condition_num, f'--condition_num {args.condition_num}: --prior {args.prior} holds '
                                                    f'only {len(conditions)}')
     made = manifest.read(args.prior, manifest.STAGE_1)
     view = agreed_view(args, made)
-    require(view.mask_mode == 'sealed' or not args.keep_size, '--keep_size is for --mask_mode sealed')
     work = inputs.find(args.input, '--input', args.mask, '--mask', args.max_pixels, folder, args.prior)
     work.quiet = made is not None  # stage 1 has said what can't be represented
     if not args.test_only:
         work.refuse_to_overwrite(outputs(folder, work, args), f'--save_path {args.save_path}',
                                  (place / f'{work.id(i)}.png' for place in conditions for i in range(len(work))))
+    files.output_folder(folder, '--save_path')
     return found, shape, folder, conditions[:args.condition_num], made, view, work
+
+
+def check_before_stage_1(args: Any) -> None:
+    """What can be wrong while there are no priors yet; run.py's check before stage 1 starts."""
+    found, shape = check_model(args)
+    work = inputs.find(args.input, '--input', args.mask, '--mask', args.max_pixels, args.save_path)
+    folder = Path(args.save_path)
+    if not args.test_only:
+        work.refuse_to_overwrite(outputs(folder, work, args), f'--save_path {args.save_path}')
+    open_record(args, found, shape, agreed_view(args, None), folder, work)
+
+
+def open_record(args: Any, found: checkpoint.Checkpoint, shape: architecture.Architecture, view: inputs.View,
+                folder: Path, work: inputs.Inputs) -> manifest.Manifest:
+    """results.json of the save place.
+
+    Raises:
+        UserError: what is there was made with other settings.
+    """
+    return manifest.Manifest(folder, manifest.STAGE_2, {
+        'checkpoint': found.digest(), 'padding': shape.padding, 'image_size': args.image_size, **vars(view),
+        'keep_size': args.keep_size, 'amp_level': args.amp_level},
+        lambda: next((p for i in range(len(work)) if os.path.isfile(p := result_path(folder, work.id(i), 0))), None),
+        args.overwrite or args.test_only)
 
 
 def agreed_view(args: Any, made: dict[str, Any] | None) -> inputs.View:
@@ -127,13 +153,16 @@ def agreed_view(args: Any, made: dict[str, Any] | None) -> inputs.View:
     """
     own_geometry = 'resize' if args.keep_size else 'crop'
     if made is None:
-        return inputs.View.of(args, geometry_name=own_geometry)
+        view = inputs.View.of(args, geometry_name=own_geometry)
+        require(view.mask_mode == 'sealed' or not args.keep_size, '--keep_size is for --mask_mode sealed')
+        return view
     theirs = {key: made['settings'].get(key) for key in ('mask_mode', 'geometry', 'invert_mask', 'dilate')}
     view = inputs.View.of(args, theirs['mask_mode'] or 'sealed', theirs['geometry'] or own_geometry)
     for key, value in vars(view).items():
         require(theirs[key] is None or theirs[key] == value,
                 f'--{key} {value} contradicts the priors in {args.prior}, made with {key} {theirs[key]}; '
                 f'make them anew or use the same')
+    require(view.mask_mode == 'sealed' or not args.keep_size, '--keep_size is for --mask_mode sealed')
     return view
 
 
@@ -195,11 +224,7 @@ def outputs(folder: Path, work: inputs.Inputs, args: Any) -> Iterator[Path]:
 def main(argv: list[str]) -> int:
     args = arguments(argv)
     found, shape, folder, conditions, made, view, work = check(args)
-    record = manifest.Manifest(folder, manifest.STAGE_2, {
-        'checkpoint': found.digest(), 'padding': shape.padding, 'image_size': args.image_size, **vars(view),
-        'keep_size': args.keep_size, 'amp_level': args.amp_level},
-        lambda: next((p for i in range(len(work)) if os.path.isfile(p := result_path(folder, work.id(i), 0))), None),
-        args.overwrite or args.test_only)
+    record = open_record(args, found, shape, view, folder, work)
     args.device_target = device.choose(args.device_target, args.device_id, args.distributed)
     rank, ranks = device.rank() if args.distributed else (0, 1)
     outcome = inputs.Outcome(len(work))

@@ -134,12 +134,13 @@ def check(args: Any) -> tuple[Any, ...]:
     shape = architecture.of(found, flags)
     checkpoint.check(found, shape.shapes())
     colours = palette_of(found, args.kmeans, shape.vocab_size)
-    folder = files.output_folder(args.save_url, '--save_url')
+    folder = Path(args.save_url)
     view = inputs.View.of(args)
     work = inputs.find(args.image_url, '--image_url', args.mask_url, '--mask_url', args.max_pixels, folder,
                        *([args.skip] if args.skip else []))
     work.refuse_to_overwrite((prior_path(folder, k, work.id(i)) for i in range(len(work))
                               for k in range(1, args.condition_num + 1)), f'--save_url {args.save_url}')
+    files.output_folder(folder, '--save_url')
     return found, shape, colours, folder, view, work
 
 
@@ -155,6 +156,9 @@ def prepare(work: inputs.Inputs, i: int, view: inputs.View, prior_size: int,
     if view.mask_mode == 'published':
         small, hole = published_view(picture.rgb, grey, view.geometry, prior_size)
     else:
+        if geometry.reaches_out(grey, *picture.rgb.shape[:2], view.geometry):
+            work.say(f'{work.pictures.path(i)}: the part of the hole outside the middle square is not filled; use '
+                     f'--keep_size or --geometry resize')
         frame, full = geometry.hole_in(grey, *picture.rgb.shape[:2], view.geometry)
         small, hole = geometry.sealed(geometry.cut(picture.rgb, frame), full, prior_size, Image.BILINEAR)
     return quantise(small).reshape(-1), hole.reshape(-1)

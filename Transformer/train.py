@@ -77,6 +77,8 @@ def main(argv: list[str]) -> int:
         given.expect('Transformer', '--ckpt_path')
         checkpoint.check(given, shape.shapes())
         architecture.of(given, {'n_head': args.n_head, 'GELU_2': args.GELU_2})
+        require(given.palette is not None or bool(args.kmeans), f'--kmeans: {args.ckpt_path} carries no palette; give '
+                                                                f'the kmeans_centers.npy that it was trained with')
         require(given.palette is None or palette.digest(given.palette) == palette.digest(colours),
                 f'--kmeans: {args.ckpt_path} was trained with another palette than '
                 f'{palette.find_for_training(args.kmeans)}')

@@ -26,7 +26,7 @@ from ict.options import positive, require  # noqa: E402
 from Transformer import infer as stage_1  # noqa: E402
 from Transformer.models import architecture as transformers  # noqa: E402
 
-_ZIP, _PICKLE = b'PK', b'\x80'  # how PyTorch's files begin, those of before version 1.6 with a bare pickle
+PALETTE_SOURCE = 'the public repository raywzy/ICT'
 _WRAPPERS = ('model', 'generator', 'discriminator')
 _DATA_PARALLEL = 'module.'
 _PYTORCH_KINDS = {'tok_emb.weight': 'Transformer', 'encoder.1.weight': 'Generator',
@@ -61,12 +61,6 @@ class Converted(Checkpoint):
 
 
 # ---------------------------------------------------------------- PyTorch
-
-def is_pytorch(path: Path) -> bool:
-    """Whether the file begins as PyTorch's do."""
-    with open(path, 'rb') as stream:
-        return stream.read(2).startswith((_ZIP, _PICKLE))
-
 
 def read_pytorch(path: Path) -> dict[str, np.ndarray]:
     """float32 arrays by name; float32 ones stay in the file until they are used.
@@ -227,11 +221,14 @@ def transformer_of(source: Checkpoint, flags: Flags) -> transformers.Architectur
         UserError: neither a record, nor a published model's shapes, nor a flag tells n_head.
     """
     shape = transformers.of(source, {'n_head': flags.n_head, 'GELU_2': flags.GELU_2})
-    row = shape.n_layer, shape.n_embd, shape.prior_size
-    require(bool(source.record.get('architecture')) or row in transformers.PUBLISHED or flags.n_head is not None,
+    require(bool(source.record.get('architecture')) or _is_published(shape) or flags.n_head is not None,
             f"--n_head: {source.path} has the shapes of none of the published models and doesn't say it; give the "
             f'--n_head it was trained with, and --GELU_2 if that was')
     return shape
+
+
+def _is_published(shape: transformers.Architecture) -> bool:
+    return (shape.n_layer, shape.n_embd, shape.prior_size) in transformers.PUBLISHED
 
 
 def stamp(source: Checkpoint, flags: Flags) -> tuple[dict[str, Any], np.ndarray | None]:
@@ -255,6 +252,10 @@ def stamp(source: Checkpoint, flags: Flags) -> tuple[dict[str, Any], np.ndarray 
         checkpoint.check(source, shape.shapes())
         record['architecture'] = shape.record()
         colours = stage_1.palette_of(source, flags.kmeans, shape.vocab_size)
+        require(source.palette is not None or not _is_published(shape)
+                or palette.digest(colours) != palette.digest(palette.load(palette.REPOSITORY_PALETTE)),
+                f"--kmeans {flags.kmeans}: this repository's own palette; {source.path} has the shapes of a published "
+                f"model, whose colours are others: give Transformer/kmeans_centers.npy of {PALETTE_SOURCE}")
         given = {name: getattr(flags, name) for name in ('top_k', 'temperature')}
         sampling = record.get('sampling', {}) | {name: value for name, value in given.items() if value is not None}
         if sampling:
@@ -287,7 +288,12 @@ def convert(source: Path, target: Path, flags: Flags) -> str:
     Raises:
         UserError: as ``from_pytorch`` and ``stamp``, or the file can't be written.
     """
-    if is_pytorch(source):
+    try:
+        with open(source, 'rb') as stream:
+            from_elsewhere = checkpoint.is_pytorch(stream)
+    except OSError as error:
+        raise UserError(f'IN {source}: not readable ({error.strerror})') from None
+    if from_elsewhere:
         opened: Checkpoint = from_pytorch(source, read_pytorch(source), flags)
     else:
         opened = checkpoint.read(source, 'IN')

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from http.client import HTTPException, HTTPMessage, HTTPResponse
+from http.client import HTTPException, HTTPMessage, HTTPResponse, InvalidURL
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -136,6 +136,8 @@ def _attempt(url: str, partial: Path, noted: Path, by_hand: str) -> None:
         if error.code in _TEMPORARY or error.code >= 500:
             raise _TryAgainError(what) from None
         raise UserError(f'{url}: {what}; it is not published there; give a mirror with --url, {by_hand}') from None
+    except (ValueError, InvalidURL) as error:
+        raise UserError(f'{url}: no address to fetch from ({error}); mend --url') from None
     except URLError as error:
         raise _TryAgainError(f'not reachable ({error.reason})') from None
     except (OSError, HTTPException) as error:

@@ -92,6 +92,11 @@ class Checkpoint:
         return self
 
 
+def is_pytorch(stream: BinaryIO) -> bool:
+    """Whether a file begins as PyTorch's do: a ZIP, or before version 1.6 a bare pickle."""
+    return stream.read(2).startswith((b'PK', b'\x80'))
+
+
 def read(path: str | Path, option: str = '') -> Checkpoint:
     """Open a checkpoint; no tensor is read yet.
 
@@ -105,7 +110,7 @@ def read(path: str | Path, option: str = '') -> Checkpoint:
         raise UserError(f'{culprit}: {what}')
     try:
         with open(path, 'rb') as stream:
-            if stream.read(2) in (b'PK', b'\x80\x02') or path.suffix in ('.pth', '.pt'):
+            if is_pytorch(stream):
                 raise UserError(f'{culprit}: a PyTorch file; convert it first: python ckpts_ICT/convert.py {path} '
                                 f'{path.with_suffix(".ckpt").name} (for a transformer with --kmeans)')
             stream.seek(0)

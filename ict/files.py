@@ -95,9 +95,16 @@ def read_json(path: str | Path) -> Any:
 
 
 def remove(path: Path) -> None:
-    """Remove a file if it is there."""
-    if os.path.isfile(path):  # which is False for a name that is too long, too
-        path.unlink()
+    """Remove a file if it is there.
+
+    Raises:
+        UserError: its folder doesn't allow it.
+    """
+    try:
+        if os.path.isfile(path):  # which is False for a name that is too long, too
+            path.unlink(missing_ok=True)
+    except PermissionError as error:
+        raise UserError(f'{path}: cannot be removed ({error.strerror}); make its folder writable') from None
 
 
 def sweep(folder: str | Path, below: bool = True) -> None:
@@ -106,5 +113,4 @@ def sweep(folder: str | Path, below: bool = True) -> None:
         return
     pattern = TEMPORARY + '*'
     for left in Path(folder).rglob(pattern) if below else Path(folder).glob(pattern):
-        if left.is_file():
-            left.unlink(missing_ok=True)
+        remove(left)

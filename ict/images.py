@@ -42,11 +42,15 @@ class Picture:
     icc_profile: bytes | None = None
 
 
-def load(path: str | Path, background: int = WHITE, max_pixels: int = MAX_PIXELS) -> Picture:
+def load(path: str | Path, background: int = WHITE, max_pixels: int = MAX_PIXELS,
+         too_large: str = 'make it smaller') -> Picture:
     """Decode a PNG, JPEG, WebP, BMP or TIFF of 1, 8 or 16 bits, upright as its EXIF says.
 
+    Args:
+        too_large: what the user can do about a picture of more than ``max_pixels`` (0: there is no limit).
+
     Raises:
-        UserError: missing, unreadable, too large (``max_pixels``; 0 lifts the limit) or smaller than 8 pixels.
+        UserError: missing, unreadable, too large or smaller than 8 pixels.
     """
     Image.MAX_IMAGE_PIXELS = None  # our own limit below comes before any pixel is decoded
     try:
@@ -55,7 +59,7 @@ def load(path: str | Path, background: int = WHITE, max_pixels: int = MAX_PIXELS
             width, height = opened.size
             if max_pixels and width * height > max_pixels:
                 raise UserError(f'{path}: {width} x {height} pixels is over the limit of {max_pixels}; '
-                                f'--max_pixels 0 lifts it')
+                                f'{too_large}')
             if min(width, height) < SMALLEST_SIDE:
                 raise UserError(f'{path}: {width} x {height} pixels; the shorter side must have at least '
                                 f'{SMALLEST_SIDE}')

@@ -96,13 +96,18 @@ class Inputs:
             UserError: one of them is unreadable.
         """
         mask = self.mask_files.path(self.numbers[i])
-        grey, notes = masks.read(mask, view.invert_mask, view.dilate, self.max_pixels)
-        picture = images.load(self.pictures.path(i), max_pixels=self.max_pixels)
+        lift = '--max_pixels 0 lifts it'
+        grey, notes = masks.read(mask, view.invert_mask, view.dilate, self.max_pixels, too_large=lift)
+        picture = images.load(self.pictures.path(i), max_pixels=self.max_pixels, too_large=lift)
         for line in (*picture.notes, *notes):
-            if line not in self.said and not self.quiet:
-                self.said.add(line)
-                tqdm.write(one_line(line), file=sys.stderr)
+            self.say(line)
         return picture, grey
+
+    def say(self, line: str) -> None:
+        """A line about a picture, once."""
+        if line not in self.said and not self.quiet:
+            self.said.add(line)
+            tqdm.write(one_line(line), file=sys.stderr)
 
     def refuse_to_overwrite(self, results: Iterable[Path], option: str, priors: Iterable[Path] = ()) -> None:
         """Raises a UserError when one of the files to be written is a picture, mask or prior to be read."""
@@ -122,7 +127,7 @@ def find(image_value: str, image_option: str, mask_value: str, mask_option: str,
     """
     without = [Path(folder) for folder in (save_place, *further)]
     pictures = pairs.listing(image_value, image_option, without=without)
-    mask_files = pairs.listing(mask_value, mask_option, without=without)
+    mask_files = pairs.listing(mask_value, mask_option, without=without, unique=False)
     return Inputs(pictures, mask_files, pairs.masks_for(pictures, mask_files), max_pixels)
 
 

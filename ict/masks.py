@@ -27,9 +27,10 @@ def load(path: str | Path, invert: bool = False, dilate: int = 0, max_pixels: in
     return read(path, invert, dilate, max_pixels)[0]
 
 
-def read(path: str | Path, invert: bool, dilate: int, max_pixels: int) -> tuple[np.ndarray, list[str]]:
+def read(path: str | Path, invert: bool, dilate: int, max_pixels: int,
+         **more: str) -> tuple[np.ndarray, list[str]]:
     """What ``load`` gives, and one line each for what the file has beyond it (further frames)."""
-    picture = images.load(path, background=images.WHITE if invert else images.BLACK, max_pixels=max_pixels)
+    picture = images.load(path, images.WHITE if invert else images.BLACK, max_pixels, **more)
     rgb = picture.rgb
     grey = rgb[..., 0] if (rgb == rgb[..., :1]).all() else cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
     return adjusted(grey, invert, dilate), picture.notes

@@ -178,10 +178,16 @@ def masks_for(images: Listing, masks: Listing) -> list[int]:
     has its mask; else sorted order.
 
     Raises:
-        UserError: fewer masks than images; names the first image without one.
+        UserError: fewer masks than images, names the first image without one; or masks of the same name.
     """
     if len(masks) == 1:
         return [0] * len(images)
+    for i in range(1, len(masks)):
+        if masks.path(i) == masks.path(i - 1):
+            raise UserError(f'{masks.path(i)}: is listed twice; only a single mask file serves several images')
+        if masks.id(i) == masks.id(i - 1):
+            raise UserError(f'{masks.path(i - 1)} and {masks.path(i)} have the same name, so nothing tells whose masks '
+                            f'they are; rename one')
     ids = {masks.id(i): i for i in range(len(masks))}
     if all(images.id(i) in ids for i in range(len(images))):
         return [ids[images.id(i)] for i in range(len(images))]

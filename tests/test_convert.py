@@ -254,6 +254,20 @@ def test_a_published_transformer_is_stamped_with_its_row_and_palette(tiny, tmp_p
     assert b'attn.mask' not in out.read_bytes()
 
 
+def test_the_repositorys_own_palette_is_refused_for_published_weights(tiny, tmp_path, published_row, monkeypatch):
+    """It lies where one who is told to give kmeans_centers.npy finds it, and its colours are others."""
+    monkeypatch.setattr(convert.palette, 'REPOSITORY_PALETTE', tiny['kmeans'])
+    with pytest.raises(UserError, match=r"this repository's own palette.*raywzy/ICT"):
+        run(tiny['published'], tmp_path / 'out.ckpt', '--kmeans', tiny['kmeans'])
+    assert not (tmp_path / 'out.ckpt').exists()
+
+
+def test_a_damaged_pth_is_not_sent_to_the_converter(tmp_path):
+    (tmp_path / 'x.pth').write_bytes(b'<html>')
+    with pytest.raises(UserError, match=r'x\.pth: damaged.*fetch or copy it again$'):
+        convert.convert(tmp_path / 'x.pth', tmp_path / 'x.ckpt', convert.Flags())
+
+
 def test_nothing_about_a_transformer_is_guessed(tiny, tmp_path, published_row, monkeypatch):
     out = tmp_path / 'out.ckpt'
     with pytest.raises(UserError, match=r'--kmeans.*no palette'):

@@ -67,6 +67,8 @@ def place(tiny, folders, tmp_path, colours) -> dict[str, str]:
     Image.fromarray(photograph(0, 20, 20)).save(found['twins'] / 'p0.bmp')
     found['list'] = tmp_path / 'list.txt'
     found['list'].write_text('nowhere/x.png\n')
+    found['twice'] = tmp_path / 'twice.txt'
+    found['twice'].write_text(''.join(f'{folders["masks"] / name}.png\n' for name in ('p0', 'p0', 'p1')))
     found['nan_ckpt'] = tmp_path / 'odd.ckpt'
     checkpoint.write(found['nan_ckpt'], {'w': np.ones(3, np.float32)}, {'network': 'Something'})
     return {k: str(v) for k, v in found.items()}
@@ -158,8 +160,13 @@ TABLE = [
     ('2', '--save_path {images}', '{images}: is the save place, which is never searched'),
     ('2', '--keep_size --mask_mode published', '--keep_size is for --mask_mode sealed'),
     ('2', '--device_target GPU', 'GPU'),
-    ('run', '--transformer_ckpt {missing}', 'missing: no such checkpoint'),
-    ('run', '--upsample_ckpt {missing}', 'missing: no such checkpoint'),
+    ('run', '--transformer_ckpt {missing}', '--transformer_ckpt {missing}: no such checkpoint'),
+    ('run', '--upsample_ckpt {missing}', '--upsample_ckpt {missing}: no such checkpoint'),
+    ('run', '--input_image {missing}', '--input_image {missing}'),
+    ('run', '--input_mask {missing}', '--input_mask {missing}'),
+    ('run', '--input_mask {twice}', 'p0.png: is listed twice'),
+    ('run', '--input_mask {twins}', 'have the same name, so nothing tells whose masks they are'),
+    ('run', '--test_only --visualize', '--test_only keeps no pictures'),
     ('run', '--upsample_ckpt {transformer}', 'holds a Transformer, not a Generator'),
     ('run', '--input_image {empty}', 'empty: has no images'),
     ('run', '--input_mask {fewer_masks}', '3 images but only 2 masks'),
@@ -171,6 +178,7 @@ TABLE = [
     ('train 1', '--mask_path {missing}', '--mask_path'),
     ('train 1', '--ckpt_path {missing}', 'missing: no such checkpoint'),
     ('train 1', '--ckpt_path {generator}', 'holds a Generator, not a Transformer'),
+    ('train 1', '--ckpt_path {published} --kmeans=', 'carries no palette; give the kmeans_centers.npy'),
     ('train 1', '--ckpt_path {transformer} --n_layer 3', 'tensor blocks.2.'),
     ('train 1', '--ckpt_path {transformer} --kmeans {other_palette}', 'was trained with another palette'),
     ('train 1', '--n_head 3', '--n_head 3 does not divide'),
@@ -229,6 +237,26 @@ def test_wrong_input(place, monkeypatch, capfd, name, change, says):
     assert 'Traceback' not in said
     after = files_of(Path(place['tmp']))
     assert {k: after.get(k) for k in before} == before  # nothing lost
+
+
+def test_stage_2s_save_place_is_checked_before_stage_1_starts(place):
+    """Priors may take an hour a picture: nothing must be made of them that can't be painted then."""
+    save = Path(place['save'])
+    arguments = merged(GOOD['run'], '--geometry resize --sample_steps 2', place)
+    save.mkdir()
+    Path(save / 'p0_0.png').write_bytes(Path(place['images'], 'p0.png').read_bytes())
+    done = command('run.py', *arguments)
+    assert done.returncode == 2 and 'p0_0.png: is there already' in done.stderr and not (save / 'AP').exists()
+    (save / 'p0_0.png').unlink()
+    assert command('run.py', *arguments).returncode == 0
+    done = command('run.py', *arguments, '--keep_size', '--sample_num', 2)
+    assert done.returncode == 2 and 'other settings (keep_size False, now True)' in done.stderr
+    assert not (save / 'AP' / 'condition_2').exists()
+
+
+def test_nothing_is_left_of_a_command_that_could_not_begin(place):
+    assert command('run.py', *merged(GOOD['run'], '--input_image {missing}', place)).returncode == 2
+    assert not Path(place['save']).exists()
 
 
 def test_through_the_shell_it_is_one_line_and_status_2(place):

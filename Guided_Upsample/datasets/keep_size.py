@@ -14,8 +14,8 @@ _STRIP = 256  # rows of a large picture that are enlarged at once
 def blended(painted: np.ndarray, image: np.ndarray, hole: np.ndarray) -> np.ndarray:
     """Known pixels and the painted hole without a seam between them, at the model's resolution.
 
-    What the generator gets wrong on known pixels along the hole's edge is carried on into the hole as a membrane
-    (Laplace's equation) that fades with the distance.
+    The step at the hole's edge, from the painted pixels inside to the known ones outside, is carried on into the hole
+    as a membrane (Laplace's equation) that fades with the distance.
 
     Args:
         painted: (S, S, 3) float32 in [0, 1], the generator's picture everywhere.
@@ -24,9 +24,11 @@ def blended(painted: np.ndarray, image: np.ndarray, hole: np.ndarray) -> np.ndar
     """
     if not hole.any() or hole.all():
         return np.where(hole[..., None], painted, image)
-    known = ~hole
-    difference = np.where(hole[..., None], np.float32(0), image - painted)
-    membrane = _pull_push(difference, known.astype(np.float32))
+    share = cv2.blur(hole.astype(np.float32), (3, 3), borderType=cv2.BORDER_CONSTANT)
+    rim = (share > 1e-6) & ~hole
+    inner = cv2.blur(np.where(hole[..., None], painted, np.float32(0)), (3, 3), borderType=cv2.BORDER_CONSTANT)
+    difference = np.where(rim[..., None], image - inner / np.maximum(share, 1e-6)[..., None], np.float32(0))
+    membrane = _pull_push(difference, rim.astype(np.float32))
     inside = hole[..., None]
     for _ in range(_RELAXATIONS):
         around = cv2.blur(membrane, (3, 3), borderType=cv2.BORDER_REPLICATE)
