@@ -14,7 +14,7 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import nn
+from mindspore import nn, ops
 from PIL import Image
 
 from Guided_Upsample import train as train_2
@@ -22,6 +22,7 @@ from ict import checkpoint, images, optimizers, training
 from ict.errors import UserError
 from tests.conftest import ROOT, command, files_of, made_up, parity, photograph, set_weights
 from Transformer import train as train_1
+from Transformer.models import networks
 from Transformer.models.networks import GPT
 from Transformer.models.step import TrainStep, is_decayed
 
@@ -32,20 +33,43 @@ def options(**changed) -> argparse.Namespace:
                                  'distributed': False, **changed})
 
 
+class PublishedNorm(nn.LayerNorm):
+    """nn.LayerNorm with the gradient of the MindSpore that made the arrays: its kernel took 1e-12 for the epsilon.
+
+    Missing positions begin with a variance of 3e-4, where 1e-5 more or less is 2 % of the gradient.
+    """
+
+    def construct(self, x: ms.Tensor) -> ms.Tensor:
+        return _Normalised()(x, self.gamma, self.beta)
+
+
+class _Normalised(nn.Cell):
+    def construct(self, x, gamma, beta):
+        centred = x - x.mean(-1, keep_dims=True)
+        return centred / ops.sqrt((centred * centred).mean(-1, keep_dims=True) + 1e-5) * gamma + beta
+
+    def bprop(self, x, gamma, beta, out, dout):
+        centred = x - x.mean(-1, keep_dims=True)
+        scale = 1 / ops.sqrt((centred * centred).mean(-1, keep_dims=True) + 1e-12)
+        normal, d = centred * scale, dout * gamma
+        dx = scale * (d - d.mean(-1, keep_dims=True) - normal * (d * normal).mean(-1, keep_dims=True))
+        return dx, (dout * normal).sum((0, 1)), dout.sum((0, 1))
+
+
 @pytest.mark.parametrize('gelu_2', [False, True])
 @pytest.mark.parametrize('recompute', [False, True])
-def test_three_adam_steps_equal_the_published(gelu_2, recompute):
+def test_three_adam_steps_equal_the_published(gelu_2, recompute, monkeypatch):
+    monkeypatch.setattr(networks.nn, 'LayerNorm', PublishedNorm)
     arrays = parity(f'transformer_gelu2_{int(gelu_2)}.npz')
     vocab, n_embd, n_layer, n_head, block = (int(v) for v in arrays['config'])
     net = GPT(vocab, n_embd, n_layer, n_head, block, gelu_2)
     set_weights(net, made_up({p.name: p.shape for p in net.get_parameters()}, 7))
     step = TrainStep(net, options(recompute=recompute))
     losses = [step(arrays['idx'], arrays['masks'], 3e-4)['loss'] for _ in range(3)]
-    np.testing.assert_allclose(losses, arrays['losses'], rtol=1e-4)
+    np.testing.assert_allclose(losses, arrays['losses'], rtol=1e-6)
     net.set_train(False)
     after = net(ms.Tensor(arrays['idx']), ms.Tensor(arrays['masks'])).asnumpy()
-    # The losses agree to 1e-5; single logits only to 0.008, after having moved by 0.47 on average.
-    np.testing.assert_allclose(after, arrays['logits_after_3_steps'], atol=1e-2)
+    np.testing.assert_allclose(after, arrays['logits_after_3_steps'], atol=2e-5)
 
 
 def toy_step(**changed) -> tuple[GPT, TrainStep, np.ndarray, np.ndarray]:
