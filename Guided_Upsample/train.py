@@ -4,6 +4,7 @@
 """
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 
 from Guided_Upsample.datasets import dataset
 from Guided_Upsample.models import architecture, vgg_file
-from ict import checkpoint, device, files, images, metrics, options, pairs, palette, report, training
+from ict import checkpoint, device, files, images, manifest, metrics, options, pairs, palette, report, training
 from ict.errors import UserError, run
 from ict.options import positive, require
 
@@ -23,6 +24,7 @@ GEN, DIS = 'InpaintingModel_gen', 'InpaintingModel_dis'
 TRAIN, TEST = 1, 2
 _COURSE_FREE = (*training.COURSE_FREE, 'input', 'mask', 'prior', 'vgg_path', 'mode')
 _SHEET_ROWS = 8
+_PROBES = 100  # pictures whose priors are looked for before a training starts
 
 
 def arguments(argv: list[str]) -> Any:
@@ -55,8 +57,10 @@ def arguments(argv: list[str]) -> Any:
     add('--inpaint_adv_loss_weight', type=float, default=0.1, help="weight of the discriminator's verdict")
     add('--padding', choices=architecture.PADDINGS, default=None,
         help="second pad of a residual block (default: the checkpoint's, else symmetric)")
-    add('--base_channels', type=int, default=64, help="channels of the generator's first layer")
-    add('--residual_blocks', type=int, default=8, help='blocks in the middle of the generator')
+    add('--base_channels', type=int, default=None,
+        help="channels of the generator's first layer (default: the checkpoint's, else 64)")
+    add('--residual_blocks', type=int, default=None,
+        help="blocks in the middle of the generator (default: the checkpoint's, else 8)")
     add('--init', choices=('published', 'structured'), default='published',
         help='structured: starts as a network that paints the enlarged prior, shifted towards the pixels around')
     training.add_options(parser)
@@ -65,48 +69,81 @@ def arguments(argv: list[str]) -> Any:
     positive(args, 'image_size', 'prior_size', 'prior_random_degree', 'max_iteration', 'base_channels',
              'residual_blocks')
     positive(args, 'l1_loss_weight', 'style_loss_weight', 'content_loss_weight', 'inpaint_adv_loss_weight', least=0)
-    require(args.lr > 0 and args.D2G_lr > 0, '--lr and --D2G_lr must be above 0')
+    require(0 < args.lr < math.inf and 0 < args.D2G_lr < math.inf, '--lr and --D2G_lr must be above 0 and finite')
     require(args.image_size % 4 == 0 and args.image_size >= 32, f'--image_size {args.image_size}: must be a multiple '
                                                                 'of 4 and at least 32')
-    require(args.mask_type == dataset.BLOCK or bool(args.mask), f'--mask: needed for --mask_type {args.mask_type} '
-                                                                '(make some: python mask/generate.py)')
-    require(args.init == 'published' or args.base_channels >= architecture.STRUCTURED_CHANNELS,
-            f'--init structured: needs --base_channels of {architecture.STRUCTURED_CHANNELS} or more')
+    require(args.mask_type == dataset.BLOCK or bool(args.mask) or (args.mode == TEST and bool(args.val_path)),
+            f'--mask: needed for --mask_type {args.mask_type} (make some: python mask/generate.py)')
     require(args.mode == TRAIN or bool(args.ckpt_path), '--ckpt_path: needed for --mode 2')
     return args
 
 
-def find_checkpoints(folder: str) -> tuple[Path, Path]:
-    """Generator and discriminator in a folder: the latest with their state, else the plain names, _best, _latest."""
+def find_checkpoints(folder: str, names: tuple[str, ...]) -> list[Path]:
+    """The networks' files in a folder: the latest where there is a state, else the plain names, _best, _latest."""
     place = Path(folder)
-    require(place.is_dir(), f'--ckpt_path {folder}: no such folder (it must hold {GEN}.ckpt and {DIS}.ckpt)')
-    endings = ['', '_best', '_latest']
+    wanted = ', '.join(f'{name}.ckpt' for name in names)
+    require(place.is_dir(), f'--ckpt_path {folder}: no such folder (it must hold {wanted})')
     if (place / training.state_name(GEN)).is_file():
-        endings.insert(0, '_latest')
-    for ending in endings:
-        pair = place / f'{GEN}{ending}.ckpt', place / f'{DIS}{ending}.ckpt'
-        if all(path.is_file() for path in pair):
-            return pair
-    raise UserError(f'--ckpt_path {folder}: holds no pair {GEN}.ckpt, {DIS}.ckpt (nor _best, _latest)')
+        return [place / f'{name}_latest.ckpt' for name in names]
+    for ending in ('', '_best', '_latest'):
+        found = [place / f'{name}{ending}.ckpt' for name in names]
+        if all(path.is_file() for path in found):
+            return found
+    raise UserError(f'--ckpt_path {folder}: holds no {wanted} (nor _best, _latest)')
+
+
+def given_networks(args: Any) -> tuple[list[checkpoint.Checkpoint], checkpoint.Checkpoint | None]:
+    """Generator (and, to train, discriminator) that --ckpt_path gives, and the training's state if it is there."""
+    kinds = {GEN: 'Generator', DIS: 'Discriminator'} if args.mode == TRAIN else {GEN: 'Generator'}
+    paths = find_checkpoints(args.ckpt_path, tuple(kinds))
+    state = training.find_state(paths[0])
+    given = [(training.weights_in(state, name) if state is not None and not path.is_file() else
+              checkpoint.read(path, '--ckpt_path')).expect(kind, '--ckpt_path')
+             for path, (name, kind) in zip(paths, kinds.items(), strict=True)]
+    if args.mode == TRAIN:
+        checkpoint.check(given[1], architecture.DISCRIMINATOR)
+        steps = [one.record.get('step') for one in given]
+        require(state is not None or steps[0] == steps[1], f'--ckpt_path {args.ckpt_path}: the generator is of step '
+                f'{steps[0]}, the discriminator of step {steps[1]}; bring two of one step together')
+    return given, state
+
+
+def shape_of(args: Any, given: checkpoint.Checkpoint | None) -> architecture.Architecture:
+    """The generator to train: the checkpoint's, or the flags' and the published defaults; noted in ``args``.
+
+    Raises:
+        UserError: a flag contradicts the checkpoint, or the numbers fit no network.
+    """
+    default = architecture.of(given, args.padding) if given is not None else architecture.Architecture()
+    for name, value in default.record().items():
+        own = getattr(args, name)
+        require(given is None or own in (None, value), f'--{name} {own} contradicts {args.ckpt_path}, which has '
+                                                       f'{value}; leave the flag out')
+        setattr(args, name, value if own is None else own)
+    require(args.init == 'published' or args.base_channels >= architecture.STRUCTURED_CHANNELS,
+            f'--init structured: needs --base_channels of {architecture.STRUCTURED_CHANNELS} or more')
+    return architecture.Architecture(args.residual_blocks, args.base_channels, args.padding)
 
 
 def source_of(args: Any, centres: np.ndarray, folder: Path, input_path: str, input_option: str, mask_path: str,
               mask_option: str, mask_type: int, prior: str, cache: str | None = None) -> dataset.Source:
     """Listings and pairs of images, masks and priors."""
-    pictures = pairs.listing(input_path, input_option, cache=folder / cache if cache else None, unique=False)
+    pictures = pairs.listing(input_path, input_option, without=[folder], cache=folder / cache if cache else None,
+                             unique=False)
     mask_files, numbers = None, None
     if mask_type in (dataset.RANDOM_FILE, dataset.PAIRED_FILE):
-        mask_files = pairs.listing(mask_path, mask_option, unique=False)
+        mask_files = pairs.listing(mask_path, mask_option, without=[folder], unique=False)
         if mask_type == dataset.PAIRED_FILE:
             numbers = pairs.masks_for(pictures, mask_files)
     priors = None
     if prior:
-        folders = pairs.condition_folders(prior, '--prior')
-        priors = []
-        for i in range(len(pictures)):
-            own = [path for place in folders if (path := place / f'{pictures.id(i)}.png').is_file()]
-            require(bool(own), f'--prior {prior}: has no prior of {pictures.path(i)} ({pictures.id(i)}.png)')
-            priors.append(own)
+        priors = pairs.condition_folders(prior, '--prior')
+        made = manifest.read(prior, manifest.STAGE_1)
+        seen = made['settings'].get('geometry') if made is not None else 'crop'
+        require(seen == 'crop', f'--prior {prior}: made with --geometry {seen}; training works on the middle square, '
+                                f'make them with --geometry crop')
+        for i in range(0, len(pictures), max(1, len(pictures) // _PROBES)):  # workers name the others
+            dataset.priors_of(priors, pictures, i)
     return dataset.Source(pictures, mask_type, mask_files, numbers, priors, centres, args.image_size, args.prior_size,
                           args.prior_random_degree, args.use_degradation_2)
 
@@ -126,21 +163,12 @@ def validation_source(args: Any, centres: np.ndarray, folder: Path) -> dataset.S
 def main(argv: list[str]) -> int:
     args = arguments(argv)
     rank, ranks = device.rank() if args.distributed else (0, 1)
-    folder = files.output_folder(args.save_path, '--save_path')
     centres = palette.load(palette.find_for_training(args.kmeans))
-    shape = architecture.Architecture(args.residual_blocks, args.base_channels, args.padding or 'symmetric')
-    given = state = None
-    if args.ckpt_path:
-        paths = find_checkpoints(args.ckpt_path)
-        given = [checkpoint.read(path, '--ckpt_path').expect(kind, '--ckpt_path')
-                 for path, kind in zip(paths, ('Generator', 'Discriminator'), strict=True)]
-        checkpoint.check(given[0], shape.shapes())
-        checkpoint.check(given[1], architecture.DISCRIMINATOR)
-        shape = architecture.of(given[0], args.padding)
-        state = training.find_state(paths[0]) if args.mode == TRAIN else None
-        steps = [one.record.get('step') for one in given]
-        require(state is not None or steps[0] == steps[1], f'--ckpt_path {args.ckpt_path}: the generator is of step '
-                f'{steps[0]}, the discriminator of step {steps[1]}; bring two of one step together')
+    given, state = given_networks(args) if args.ckpt_path else (None, None)
+    shape = shape_of(args, given[0] if given else None)
+    folder = files.output_folder(args.save_path, '--save_path')
+    if rank == 0:
+        files.sweep(folder, below=False)
     vgg_checkpoint = None
     if args.mode == TRAIN and (args.content_loss_weight > 0 or args.style_loss_weight > 0):
         vgg_checkpoint = vgg_file.find(args.vgg_path)
@@ -187,8 +215,9 @@ def _work(args: Any, folder: Path, centres: np.ndarray, shape: architecture.Arch
     if args.mode == TEST:
         checkpoint.load_into(generator, given[0])
         means, sheet = score(held_back, painter, args.batch_size)
-        images.write_png(folder / 'sample_test.png', sheet)
-        print(f'PSNR: {means["psnr"]:.6f}, MAE: {means["mae"]:.9g}, SSIM: {means["ssim"]:.6f}')
+        if device.is_writer():
+            images.write_png(folder / 'sample_test.png', sheet)
+            print(f'PSNR: {means["psnr"]:.6f}, MAE: {means["mae"]:.9g}, SSIM: {means["ssim"]:.6f}')
         return 0
 
     from Guided_Upsample.models.step import TrainStep
@@ -223,8 +252,10 @@ def _work(args: Any, folder: Path, centres: np.ndarray, shape: architecture.Arch
         return (f'Epoch: [{epoch + 1}], step: [{within} / {order.steps_per_epoch}], psnr: {means["psnr"]:.6f}, '
                 f'mae: {means["mae"]:.8f}')
 
-    plan = training.Plan(args.max_iteration, args.log_every, args.save_every, args.val_every, console, ('psnr', -1.0))
-    return training.fit(plan, order, feeder, take_step, keeper, progress, validate if held_back else None)
+    plan = training.Plan(args.max_iteration, args.log_every, args.save_every, args.val_every, console, ('psnr', -1.0),
+                         training.best_by(*((held_back.pictures, held_back.mask_files) if held_back else (None, None))))
+    return training.fit(plan, order, feeder, take_step, keeper, progress,
+                        lambda arrays: float(painter.everywhere(*arrays).mean()), validate if held_back else None)
 
 
 def score(source: dataset.Source, painter: Any, batch_size: int) -> tuple[dict[str, float], np.ndarray]:
@@ -232,7 +263,9 @@ def score(source: dataset.Source, painter: Any, batch_size: int) -> tuple[dict[s
     scores, rows = [], []
     for start in range(0, len(source.pictures), batch_size):
         numbers = range(start, min(start + batch_size, len(source.pictures)))
-        examples = [source.example(i, np.random.default_rng([i, 3]), 1.0, False, []) for i in numbers]
+        failures: list[str] = []
+        examples = [source.example(i, np.random.default_rng([i, 3]), 1.0, False, failures) for i in numbers]
+        require(not failures, f'held-back pictures must all be readable: {"; ".join(failures[:1])}')
         stacked = [np.stack(part) for part in zip(*examples, strict=True)]
         results = painter(*stacked)
         for image, prior, hole, result in zip(*stacked, results, strict=True):

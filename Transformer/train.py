@@ -4,6 +4,7 @@
 """
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from Transformer.datasets.dataset import TrainingBatches, validation_set
 from Transformer.models import architecture
 
 NAME = 'ImageNet'
+_ARCHITECTURE = {'n_layer': 35, 'n_head': 8, 'n_embd': 1024, 'prior_size': 32, 'GELU_2': False}
 _COURSE_FREE = (*training.COURSE_FREE, 'data_path', 'mask_path')
 
 
@@ -34,14 +36,15 @@ def arguments(argv: list[str]) -> Any:
     add('--train_epoch', type=int, default=5, help='passes over all pictures')
     options.add_flag(parser, '--random_stroke', 'draw free-form masks instead of reading them')
     options.add_flag(parser, '--use_ImageFolder', 'images lie in class sub-folders (folders are always searched)')
-    add('--prior_size', type=int, default=32, help='side of the priors in tokens')
+    add('--prior_size', type=int, default=None, help="side of the priors (default: the checkpoint's, else 32)")
     add('--learning_rate', type=float, default=3e-4, help='after the warm-up')
     add('--beta1', type=float, default=0.9, help="Adam's decay of the first moments")
     add('--beta2', type=float, default=0.95, help="Adam's decay of the second moments")
-    add('--n_layer', type=int, default=35, help='transformer blocks')
-    add('--n_head', type=int, default=8, help='attention heads')
-    add('--n_embd', type=int, default=1024, help='width')
-    options.add_flag(parser, '--GELU_2', 'x * sigmoid(1.702 x) in the MLP, as in the published models')
+    add('--n_layer', type=int, default=None, help="transformer blocks (default: the checkpoint's, else 35)")
+    add('--n_head', type=int, default=None, help="attention heads (default: the checkpoint's, else 8)")
+    add('--n_embd', type=int, default=None, help="width (default: the checkpoint's, else 1024)")
+    options.add_flag(parser, '--GELU_2', "x * sigmoid(1.702 x) in the MLP, as in the published models (default: the "
+                                         "checkpoint's, else False)", default=None)
     add('--max_steps', type=int, default=0, help='optimizer steps in all; 0 = --train_epoch epochs')
     add('--lr_schedule', choices=('constant', 'cosine'), default='constant',
         help='of the learning rate after the warm-up; cosine: down to 0 at the last step')
@@ -56,66 +59,91 @@ def arguments(argv: list[str]) -> Any:
     training.check_options(args)
     positive(args, 'train_epoch', 'prior_size', 'n_layer', 'n_head', 'n_embd')
     positive(args, 'max_steps', 'warmup_steps', 'clip_norm', 'weight_decay', least=0)
-    require(args.learning_rate > 0, f'--learning_rate {args.learning_rate}: must be above 0')
+    require(0 < args.learning_rate < math.inf, f'--learning_rate {args.learning_rate}: must be above 0 and finite')
+    require(args.random_stroke or bool(args.mask_path), '--mask_path: give masks, or --random_stroke')
+    return args
+
+
+def shape_of(args: Any, given: checkpoint.Checkpoint | None, vocab_size: int) -> architecture.Architecture:
+    """The network to train: the checkpoint's, or the flags' and the published defaults; noted in ``args``.
+
+    Raises:
+        UserError: a flag contradicts the checkpoint, the palette doesn't fit it, or the numbers fit no network.
+    """
+    if given is not None:
+        shape = architecture.of(given, {name: getattr(args, name) for name in _ARCHITECTURE})
+        checkpoint.check(given, shape.shapes())
+        require(shape.vocab_size == vocab_size, f'--kmeans: a palette of {vocab_size} colours; {args.ckpt_path} has '
+                                                f'{shape.vocab_size} tokens')
+    else:
+        shape = architecture.Architecture(**{name: default if getattr(args, name) is None else getattr(args, name)
+                                             for name, default in _ARCHITECTURE.items()}, vocab_size=vocab_size)
+    for name in _ARCHITECTURE:
+        setattr(args, name, getattr(shape, name))
     require(args.n_embd % args.n_head == 0, f'--n_head {args.n_head} does not divide --n_embd {args.n_embd}')
     require(args.init == 'published' or (args.n_embd >= 8 and args.n_embd // args.n_head >= 2),
             '--init structured: needs an --n_embd of 8 or more and 2 or more of it for each head')
-    require(args.random_stroke or bool(args.mask_path), '--mask_path: give masks, or --random_stroke')
-    return args
+    return shape
 
 
 def main(argv: list[str]) -> int:
     args = arguments(argv)
     rank, ranks = device.rank() if args.distributed else (0, 1)
-    folder = files.output_folder(args.save_path, '--save_path')
     colours = palette.load(palette.find_for_training(args.kmeans))
-    given = checkpoint.read(args.ckpt_path, '--ckpt_path') if args.ckpt_path else None
-    state = None
-    shape = architecture.Architecture(args.n_layer, args.n_embd, args.n_head, args.prior_size, len(colours),
-                                      args.GELU_2)
-    if given is not None:
+    given = state = None
+    if args.ckpt_path:
+        state = training.find_state(Path(args.ckpt_path))
+        given = checkpoint.read(args.ckpt_path, '--ckpt_path') if state is None or Path(args.ckpt_path).is_file() else \
+            training.weights_in(state, NAME)
         given.expect('Transformer', '--ckpt_path')
-        checkpoint.check(given, shape.shapes())
-        architecture.of(given, {'n_head': args.n_head, 'GELU_2': args.GELU_2})
-        require(given.palette is not None or bool(args.kmeans), f'--kmeans: {args.ckpt_path} carries no palette; give '
-                                                                f'the kmeans_centers.npy that it was trained with')
+        require(given.palette is not None or state is not None or bool(args.kmeans),
+                f'--kmeans: {args.ckpt_path} carries no palette; give the kmeans_centers.npy that it was trained with')
         require(given.palette is None or palette.digest(given.palette) == palette.digest(colours),
                 f'--kmeans: {args.ckpt_path} was trained with another palette than '
                 f'{palette.find_for_training(args.kmeans)}')
-        state = training.find_state(Path(args.ckpt_path))
-    pictures = pairs.listing(args.data_path, '--data_path', cache=folder / f'files-{rank}.npz', unique=False)
-    mask_files = None if args.random_stroke else pairs.listing(args.mask_path, '--mask_path', unique=False)
+    shape = shape_of(args, given, len(colours))
+    folder = files.output_folder(args.save_path, '--save_path')
+    if rank == 0:
+        files.sweep(folder, below=False)
+    pictures = pairs.listing(args.data_path, '--data_path', without=[folder], cache=folder / f'files-{rank}.npz',
+                             unique=False)
+    mask_files = None if args.random_stroke else pairs.listing(args.mask_path, '--mask_path', without=[folder],
+                                                               unique=False)
     quantise = palette.Quantiser(colours)
     order = training.Order(len(pictures), args.batch_size, args.seed, rank, ranks)
     last_step = args.max_steps or args.train_epoch * order.steps_per_epoch
     first_step = state.record['progress']['step'] if state is not None else 0
     require(first_step < last_step, f'--ckpt_path {args.ckpt_path}: already has the {first_step} of {last_step} steps; '
                                     f'raise --train_epoch or --max_steps')
-    held_back = None
+    held_back = held = held_masks = None
     if args.val_path:
-        held = pairs.listing(args.val_path, '--val_path', unique=False)
-        held_masks = pairs.listing(args.val_mask, '--val_mask', unique=False) if args.val_mask else None
-        numbers = pairs.masks_for(held, held_masks) if held_masks is not None else None
+        held = pairs.listing(args.val_path, '--val_path', without=[folder], unique=False)
+        numbers = None
+        if args.val_mask:
+            held_masks = pairs.listing(args.val_mask, '--val_mask', without=[folder], unique=False)
+            numbers = pairs.masks_for(held, held_masks)
         held_back = validation_set(held, held_masks, numbers, quantise, args.prior_size)
     batches = TrainingBatches(pictures, mask_files, quantise, args.prior_size, order, args.crop_scale)
     args.device_target = device.choose(args.device_target, args.device_id, args.distributed)
     feeder = training.Feeder(batches, args.num_workers, first_step, last_step)
     try:
-        return _train(args, folder, colours, shape, given, state, order, feeder, held_back, last_step)
+        return _train(args, folder, colours, shape, given, state, order, feeder, held_back,
+                      training.best_by(held, held_masks), last_step)
     finally:
         feeder.close()
 
 
 def _train(args: Any, folder: Path, colours: np.ndarray, shape: architecture.Architecture,
            given: checkpoint.Checkpoint | None, state: checkpoint.Checkpoint | None, order: training.Order,
-           feeder: training.Feeder, held_back: tuple[np.ndarray, np.ndarray] | None, last_step: int) -> int:
+           feeder: training.Feeder, held_back: tuple[np.ndarray, np.ndarray] | None, best_by: str,
+           last_step: int) -> int:
     device.start(args.device_target, args.device_id, args.distributed)
     from Transformer.models import networks
     from Transformer.models.step import TrainStep, mean_nll
 
     rng = np.random.default_rng([args.seed, 0])
     net = networks.GPT(shape.vocab_size, shape.n_embd, shape.n_layer, shape.n_head, shape.prior_size ** 2,
-                       shape.GELU_2, rng=rng)
+                       shape.GELU_2, gelu=shape.gelu, rng=rng)
     if args.init == 'structured':
         networks.start_structured(net, colours, shape.prior_size, rng)
     step = TrainStep(net, args)
@@ -147,8 +175,10 @@ def _train(args: Any, folder: Path, colours: np.ndarray, shape: architecture.Arc
         return (f'Epoch: [{epoch} / {args.train_epoch}], step: [{within * order.pictures_per_step} / '
                 f'{order.n_pictures}], loss: {means["loss"]:.5f}')
 
-    plan = training.Plan(last_step, args.log_every, args.save_every, args.val_every, console, ('loss', 1.0))
-    return training.fit(plan, order, feeder, take_step, keeper, progress, validate)
+    plan = training.Plan(last_step, args.log_every, args.save_every, args.val_every, console, ('loss', 1.0),
+                         best_by)
+    return training.fit(plan, order, feeder, take_step, keeper, progress,
+                        lambda arrays: mean_nll(net, *arrays, args.batch_size), validate)
 
 
 if __name__ == '__main__':

@@ -399,6 +399,11 @@ def any_rank(flag: bool) -> bool:
     return bool(_sum_over_ranks([float(flag)])[0])
 
 
+def sum_over_ranks(count: int) -> int:
+    """The ranks' counts together."""
+    return round(_sum_over_ranks([float(count)])[0])
+
+
 def mean_over_ranks(figures: dict[str, float]) -> dict[str, float]:
     """Each figure's mean over the ranks."""
     ranks = rank()[1]

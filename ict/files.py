@@ -59,10 +59,15 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 def commit(temporary: Path, path: Path) -> None:
     """Flush ``temporary`` to the disk and rename it to ``path``."""
+    flush(temporary)
+    os.replace(temporary, path)
+
+
+def flush(temporary: Path) -> None:
+    """Bring a file to the disk, with the permissions of an ordinary new file."""
     os.chmod(temporary, 0o666 & ~_umask())
     with open(temporary, 'rb') as stream:
         os.fsync(stream.fileno())
-    os.replace(temporary, path)
 
 
 def _umask() -> int:

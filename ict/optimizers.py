@@ -6,6 +6,14 @@ from collections.abc import Callable
 import mindspore as ms
 from mindspore import amp, communication, nn, ops
 
+_LEAST_BETA = 1e-20  # nn.Adam refuses 0.0, which this is in float32 arithmetic
+
+
+def adam(net: nn.Cell, rate: float, beta1: float, beta2: float) -> nn.Adam:
+    """Adam as published, everything else off."""
+    return nn.Adam(net.trainable_params(), learning_rate=rate, beta1=max(beta1, _LEAST_BETA),
+                   beta2=max(beta2, _LEAST_BETA), eps=1e-8, use_nesterov=False, weight_decay=0.0, loss_scale=1.0)
+
 
 class MeanOverRanks(nn.Cell):
     """A scalar's mean over the ranks, without a gradient; itself where there is only this process.

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -139,7 +140,7 @@ def _read_cache(root: Path, cache: Path) -> np.ndarray | None:
                 if os.stat(root / os.fsdecode(bytes(below))).st_mtime_ns != changed:
                     return None
             return kept['names']
-    except (OSError, ValueError, KeyError, EOFError, IndexError):
+    except (OSError, ValueError, KeyError, EOFError, IndexError, BadZipFile):
         return None
 
 

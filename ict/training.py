@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
 import io
 import json
 import math
@@ -15,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -29,6 +30,8 @@ from ict.options import positive, require
 
 if TYPE_CHECKING:
     from mindspore import nn
+
+    from ict.pairs import Listing
 
 MOST_UNREADABLE = 0.01
 # Options that a training's course doesn't depend on, or (the batch) depends on through the total of all ranks.
@@ -152,6 +155,10 @@ def _make_batch(step: int) -> tuple[tuple[np.ndarray, ...], list[str]]:
     return _dataset(step)
 
 
+class WorkerDiedError(UserError):
+    """A process that makes batches is gone."""
+
+
 class Feeder:
     """Batches in order, made ahead in worker processes.
 
@@ -182,9 +189,10 @@ class Feeder:
         while self.waiting:
             try:
                 ready = self.waiting.popleft().result()
+                self._ask()
             except BrokenProcessPool:
-                raise UserError('a data worker died (out of memory?); try a smaller --num_workers') from None
-            self._ask()
+                raise WorkerDiedError('a data worker died (out of memory?); --ckpt_path continues, perhaps with a '
+                                      'smaller --num_workers') from None
             yield ready
 
     def close(self) -> None:
@@ -194,7 +202,7 @@ class Feeder:
 
 
 class Unreadable:
-    """Counts and names unreadable pictures; more than 1 % of all stops the run."""
+    """Counts and names the unreadable pictures that this rank has met; more than 1 % on all ranks stops the run."""
 
     def __init__(self, n_pictures: int) -> None:
         self.n_pictures = n_pictures
@@ -206,14 +214,10 @@ class Unreadable:
                 self.seen.add(line)
                 tqdm.write(f'skipped ({len(self.seen)} so far): {line}', file=sys.stderr)
 
-    def too_many(self) -> bool:
-        """Whether this rank has seen more than 1 %."""
-        return len(self.seen) > MOST_UNREADABLE * self.n_pictures
-
-    def check(self, too_many: bool) -> None:
-        """Stop when any rank has seen too many."""
-        if too_many:
-            raise UserError(f'{len(self.seen)} of {self.n_pictures} images are unreadable, more than 1 %; '
+    def check(self, count: int) -> None:
+        """Stop when ``count`` on all ranks together is too many."""
+        if count > MOST_UNREADABLE * self.n_pictures:
+            raise UserError(f'{count} of {self.n_pictures} images are unreadable, more than 1 %; '
                             f'mend or remove them: {min(self.seen, default="see the other ranks")}')
 
 
@@ -225,7 +229,7 @@ class Progress:
 
     Attributes:
         step: optimizer steps done.
-        best: the best validation score, or window mean, so far (lower is better).
+        best: the best score so far (lower is better); best_by: what is scored, see ``Plan``.
         sums, count: of the running means of this epoch, which the console shows.
         log_sums, log_count: of the steps since the last row of the log.
         window_sum, window_count: of the published rule for 'best', since the last save.
@@ -235,6 +239,7 @@ class Progress:
     step: int = 0
     previous_save: int = 0
     best: float = math.inf
+    best_by: str = ''
     sums: dict[str, float] = field(default_factory=dict)
     count: int = 0
     log_sums: dict[str, float] = field(default_factory=dict)
@@ -279,7 +284,8 @@ class Keeper:
         for name, network in self.networks.items():
             tensors |= {f'{name}/weights/{k}': v for k, v in network.weights().items()}
             tensors |= {f'{name}/moments/{k}': v for k, v in network.moments().items()}
-        record = {'network': 'state', 'progress': vars(progress), 'settings': self.settings}
+        record = {'network': 'state', 'progress': vars(progress), 'settings': self.settings,
+                  'networks': {name: network.record for name, network in self.networks.items()}}
         self._write('latest', progress, [(self.state, tensors, record, None)])
         progress.previous_save = progress.step
 
@@ -297,19 +303,32 @@ class Keeper:
                 temporary = path.with_name(f'{files.TEMPORARY}{os.getpid()}-{i}.ckpt')
                 temporaries.append(temporary)
                 checkpoint.save(temporary, tensors, record, colours)
+            for temporary in temporaries:
+                files.flush(temporary)
             for temporary, (path, *_) in zip(temporaries, jobs, strict=True):
-                files.commit(temporary, path)
+                os.replace(temporary, path)
         except OSError as error:
-            raise UserError(f'{self.folder}: cannot save ({error.strerror}); '
-                            f'the checkpoints there are whole, of step {progress.previous_save}') from None
+            raise UserError(f'{self.folder}: cannot save ({error.strerror}); the checkpoints there are whole, the '
+                            f'latest of step {progress.previous_save}') from None
         finally:
             for temporary in temporaries:
                 temporary.unlink(missing_ok=True)
 
+    def broken(self) -> str:
+        """Name of a weight that is not finite, '' when all are."""
+        for network in self.networks.values():
+            for name, weight in network.weights().items():
+                if not np.isfinite(weight.asnumpy()).all():
+                    return name
+        return ''
+
     def restore(self, state: checkpoint.Checkpoint) -> Progress:
-        """Set everything from a state."""
+        """Set everything from a state; a loss scale only where both have one (--amp_level may change)."""
         import mindspore as ms
-        targets = {f'extra/{name}': p for name, p in self.extra.items()}
+        scale = {f'extra/{name}': p for name, p in self.extra.items()}
+        targets = {name: p for name, p in scale.items() if name in state.entries}
+        state = replace(state, entries={name: entry for name, entry in state.entries.items()
+                                        if name in targets or not name.startswith('extra/')})
         for name, network in self.networks.items():
             targets |= {f'{name}/weights/{k}': v for k, v in network.weights().items()}
             targets |= {f'{name}/moments/{k}': v for k, v in network.moments().items()}
@@ -343,6 +362,14 @@ def find_state(weights: Path) -> checkpoint.Checkpoint | None:
             raise UserError(f'{path}: is of step {progress["step"]}, {weights.name} of step {step}; '
                             f'remove the state to go on from the weights alone, or bring the weights back')
     return state
+
+
+def weights_in(state: checkpoint.Checkpoint, network: str) -> checkpoint.Checkpoint:
+    """A network's weights as its state has them, for when a kill left no file of their own."""
+    start = f'{network}/weights/'
+    entries = {name.removeprefix(start): entry for name, entry in state.entries.items() if name.startswith(start)}
+    record = state.record.get('networks', {}).get(network, {})
+    return checkpoint.Checkpoint(state.path, entries, record.get('network'), record, None)
 
 
 def say_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
@@ -416,6 +443,7 @@ class Plan:
     Attributes:
         console: the published line for (epoch from 0, steps done in the epoch, running means of the epoch).
         best_of: the figure whose window mean decides 'best' without validation, and its sign (+1: lower is better).
+        best_by: what decides 'best', so that scores of different things are never compared.
     """
 
     last_step: int
@@ -424,14 +452,25 @@ class Plan:
     val_every: int
     console: Callable[[int, int, dict[str, float]], str]
     best_of: tuple[str, float]
+    best_by: str
+
+
+def best_by(held_back: Listing | None, held_masks: Listing | None) -> str:
+    """What decides 'best': the validation pictures and masks by name, or the training itself."""
+    if held_back is None:
+        return 'training'
+    names = [[listing.id(i) for i in range(len(listing))] for listing in (held_back, held_masks) if listing is not None]
+    return f'{len(held_back)} pictures {hashlib.sha256(json.dumps(names).encode()).hexdigest()[:12]}'
 
 
 def fit(plan: Plan, order: Order, feeder: Feeder, take_step: Callable[[int, tuple[np.ndarray, ...]], dict[str, float]],
-        keeper: Keeper, progress: Progress, validate: Callable[[int], tuple[float, dict[str, float]]] | None) -> int:
+        keeper: Keeper, progress: Progress, loss_of: Callable[[tuple[np.ndarray, ...]], float],
+        validate: Callable[[int], tuple[float, dict[str, float]]] | None) -> int:
     """Train until ``plan.last_step``.
 
     Args:
         take_step: (step from 0, arrays) -> figures of the step; 'loss' and whatever else must be finite.
+        loss_of: arrays -> what the network as it is now makes of them; must be finite before anything is saved.
         validate: steps done -> (score, lower is better; figures for the log).
 
     Returns:
@@ -442,19 +481,20 @@ def fit(plan: Plan, order: Order, feeder: Feeder, take_step: Callable[[int, tupl
     """
     log = Log(keeper.folder, progress, device.is_writer())
     unreadable = Unreadable(order.n_pictures)
-    unreadable.seen.update(progress.unreadable)
+    if device.is_writer():
+        unreadable.seen.update(progress.unreadable)
+    if progress.best_by != plan.best_by:
+        if progress.best_by:
+            say(f"'best' is now decided by {plan.best_by}, before by {progress.best_by}: it starts anew")
+        progress.best, progress.best_by = math.inf, plan.best_by
     bar = tqdm(total=plan.last_step, initial=progress.step, unit='step', disable=None if device.is_writer() else True)
     started = time.perf_counter()
     with StopRequest() as stop, bar:
-        for arrays, failures in feeder:
+        for arrays, failures in _or_saved(feeder, keeper, progress):
             unreadable.add(failures)
-            unreadable.check(device.any_rank(unreadable.too_many()))
+            unreadable.check(device.sum_over_ranks(len(unreadable.seen)))
             figures = device.mean_over_ranks(take_step(progress.step, arrays))
-            wrong = {k: v for k, v in figures.items() if not math.isfinite(v)}
-            if wrong:
-                raise UserError(f'step {progress.step + 1}: {", ".join(f"{k} is {v}" for k, v in wrong.items())}; '
-                                f'stopped, the checkpoints of step {progress.previous_save} are whole; '
-                                f'try a lower learning rate or --clip_norm')
+            _require_finite(figures, progress.step + 1, progress)
             _count(progress, figures, plan, order)
             epoch, within = divmod(progress.step - 1, order.steps_per_epoch)
             done = progress.step == plan.last_step
@@ -468,14 +508,19 @@ def fit(plan: Plan, order: Order, feeder: Feeder, take_step: Callable[[int, tupl
                                         'seconds': time.perf_counter() - started})
                 progress.log_sums, progress.log_count = {}, 0
             scored = validate is not None and (progress.step % plan.val_every == 0 or done)
+            asked = device.any_rank(bool(stop.signal))
+            saves = progress.step % plan.save_every == 0 or done or asked
+            if scored or saves:  # the figures above are of the weights before this step
+                weight = keeper.broken()
+                after = {weight: math.nan} if weight else {'loss': loss_of(arrays)}
+                _require_finite(device.mean_over_ranks(after), progress.step, progress)
             if scored:
                 score, seen = validate(progress.step)
                 if device.is_writer():
                     tqdm.write(f'step {progress.step}: ' + ', '.join(f'{k} {v:.5g}' for k, v in seen.items()))
                 log.add(progress.step, {'epoch': epoch, **seen, 'seconds': time.perf_counter() - started})
                 _keep_best(progress, score, keeper)
-            asked = device.any_rank(bool(stop.signal))
-            if progress.step % plan.save_every == 0 or done or asked:
+            if saves:
                 if validate is None and (progress.step % plan.save_every == 0 or done):
                     _keep_best(progress, progress.window_sum / progress.window_count, keeper)
                     progress.window_sum, progress.window_count = 0.0, 0
@@ -489,6 +534,24 @@ def fit(plan: Plan, order: Order, feeder: Feeder, take_step: Callable[[int, tupl
                 note(f'stopped at step {progress.step}, saved in {keeper.folder}; --ckpt_path continues from there')
                 return 128 + (stop.signal or signal.SIGTERM)
     return 0
+
+
+def _or_saved(feeder: Feeder, keeper: Keeper, progress: Progress) -> Iterator[tuple[tuple[np.ndarray, ...], list[str]]]:
+    """The feeder's batches; when it breaks, what was learnt is saved first."""
+    try:
+        yield from feeder
+    except WorkerDiedError:
+        if device.is_writer() and progress.step > progress.previous_save and not keeper.broken():
+            keeper.save(progress)
+        raise
+
+
+def _require_finite(figures: dict[str, float], step: int, progress: Progress) -> None:
+    wrong = {k: v for k, v in figures.items() if not math.isfinite(v)}
+    if wrong:
+        said = ', '.join(f'{k} is {v}' for k, v in wrong.items())
+        raise UserError(f'step {step}: {said}; stopped, the checkpoints of step {progress.previous_save} are whole; '
+                        f'try a lower learning rate or --clip_norm')
 
 
 def _count(progress: Progress, figures: dict[str, float], plan: Plan, order: Order) -> None:

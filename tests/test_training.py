@@ -317,31 +317,137 @@ class stopping_after:  # noqa: N801
         training._count = self.before
 
 
-def test_kill_9_at_any_moment_leaves_whole_files_that_resume(pictures, tiny, tmp_path):
+@pytest.mark.parametrize('stage', [1, 2])
+def test_kill_9_at_any_moment_leaves_whole_files_and_a_training_that_ends_the_same(stage, pictures, masks, tiny,
+                                                                                   tmp_path):
     """Also during a save: with --save_every 1 the process saves most of the time."""
-    save = tmp_path / 'a'
-    argv = argv_1(pictures, save, tiny['kmeans'], '--max_steps', 4000, '--save_every', 1)
+    script, name, weights, steps = (('Transformer/train.py', train_1.NAME, 'ImageNet_latest.ckpt', 120) if stage == 1
+                                    else ('Guided_Upsample/train.py', train_2.GEN, '', 80))
+
+    def argv(save: Path, *more: object) -> list[str]:
+        if stage == 1:
+            return argv_1(pictures, save, tiny['kmeans'], '--max_steps', steps, *more)
+        return argv_2(pictures, masks, save, tiny['kmeans'], '--max_iteration', steps, *more)
+    save = tmp_path / 'parts'
+    state = save / training.state_name(name)
     last = 0
     for i, extra in enumerate((0.05, 0.31)):
-        more = ['--ckpt_path', str(save / 'ImageNet_latest.ckpt')] if i else []
-        child = subprocess.Popen([sys.executable, str(ROOT / 'Transformer/train.py'), *argv, *more],
-                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        state = save / training.state_name(train_1.NAME)
+        child = subprocess.Popen([sys.executable, str(ROOT / script), *argv(
+            save, '--save_every', 1, *(['--ckpt_path', save / weights] if i else []))],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.time() + 120
         while not (state.is_file() and _step(state) >= last + 3):
             assert time.time() < deadline and child.poll() is None
-            time.sleep(0.05)
+            time.sleep(0.01)
         time.sleep(extra)
         child.send_signal(signal.SIGKILL)
         child.wait()
-        found = training.find_state(save / 'ImageNet_latest.ckpt')
-        step = found.record['progress']['step']
-        weights = checkpoint.read(save / 'ImageNet_latest.ckpt')
-        assert weights.record['step'] in (step, step - 1)  # the state is the commit point
-        for name in found.entries:
-            found.array(name)
-        assert step >= last + 3
-        last = step
+        last = _step(state)
+    assert 6 <= last < steps
+    (save / '.part-1-0.ckpt').write_bytes(b'what a kill during a save may leave')
+    main = train_1.main if stage == 1 else train_2.main
+    assert main(argv(save, '--save_every', 1000, '--ckpt_path', save / weights)) == 0
+    assert main(argv(tmp_path / 'whole', '--save_every', 1000)) == 0
+    assert not list(save.glob('.part-*'))
+    one, two = (checkpoint.read(folder / training.state_name(name)) for folder in (tmp_path / 'whole', save))
+    assert one.entries.keys() == two.entries.keys()
+    for tensor in one.entries:
+        assert one.array(tensor).tobytes() == two.array(tensor).tobytes(), tensor
+
+
+@pytest.mark.parametrize('stage', [1, 2])
+def test_the_state_alone_continues_when_a_kill_came_before_the_weights_were_renamed(stage, pictures, masks, tiny,
+                                                                                   tmp_path):
+    save = tmp_path / 'a'
+    if stage == 1:
+        assert train_1.main(argv_1(pictures, save, tiny['kmeans'], '--max_steps', 3)) == 0
+        (save / 'ImageNet_latest.ckpt').unlink()
+        assert train_1.main(argv_1(pictures, save, tiny['kmeans'], '--max_steps', 4, '--ckpt_path',
+                                   save / 'ImageNet_latest.ckpt')) == 0
+        assert checkpoint.read(save / 'ImageNet_latest.ckpt').record['step'] == 4
+        return
+    assert train_2.main(argv_2(pictures, masks, save, tiny['kmeans'], '--max_iteration', 3)) == 0
+    (save / 'InpaintingModel_dis_latest.ckpt').unlink()
+    assert train_2.main(argv_2(pictures, masks, save, tiny['kmeans'], '--max_iteration', 4, '--ckpt_path', save)) == 0
+    assert checkpoint.read(save / 'InpaintingModel_dis_latest.ckpt').record['step'] == 4
+
+
+def test_a_resume_and_scoring_need_no_architecture(pictures, masks, tiny, tmp_path, capsys):
+    def without(argv: list[str], *names: str) -> list[str]:
+        return [word for before, word in zip(['', *argv], argv, strict=False)
+                if word not in names and (before not in names or word.startswith('--'))]
+    one, two = tmp_path / 'one', tmp_path / 'two'
+    assert train_1.main(argv_1(pictures, one, tiny['kmeans'], '--max_steps', 2)) == 0
+    assert train_2.main(argv_2(pictures, masks, two, tiny['kmeans'], '--max_iteration', 2)) == 0
+    assert train_1.main(without(argv_1(pictures, one, tiny['kmeans'], '--max_steps', 3, '--ckpt_path',
+                                       one / 'ImageNet_latest.ckpt'), '--n_layer', '--n_embd', '--n_head',
+                                '--prior_size', '--GELU_2')) == 0
+    argv = without(argv_2(pictures, masks, two, tiny['kmeans'], '--max_iteration', 3, '--ckpt_path', two),
+                   '--base_channels', '--residual_blocks')
+    assert train_2.main(argv) == 0
+    with pytest.raises(UserError, match='--residual_blocks 2 contradicts'):
+        train_2.main([*argv, '--residual_blocks', '2'])
+    (two / training.state_name(train_2.GEN)).unlink()
+    (two / 'InpaintingModel_dis_latest.ckpt').unlink()  # scoring needs the generator alone, and no masks beside strokes
+    (two / 'InpaintingModel_dis_best.ckpt').unlink()
+    capsys.readouterr()
+    assert train_2.main(without([*argv, '--mode', '2', '--val_path', str(pictures)], '--mask')) == 0
+    assert 'PSNR: ' in capsys.readouterr().out
+
+
+def test_what_decides_best_starts_anew_when_it_changes(pictures, tiny, tmp_path, capsys):
+    save = tmp_path / 'a'
+    assert train_1.main(argv_1(pictures, save, tiny['kmeans'], '--max_steps', 6)) == 0
+    assert train_1.main(argv_1(pictures, save, tiny['kmeans'], '--max_steps', 9, '--val_path', pictures, '--val_every',
+                               3, '--ckpt_path', save / 'ImageNet_latest.ckpt')) == 0
+    assert "'best' is now decided by 10 pictures" in capsys.readouterr().err
+    assert checkpoint.read(save / 'ImageNet_best.ckpt').record['step'] == 9
+
+
+def test_a_killed_worker_costs_nothing(pictures, tiny, tmp_path):
+    import multiprocessing
+    save = tmp_path / 'a'
+    real = training._count
+
+    def count(progress, *args) -> None:
+        real(progress, *args)
+        if progress.step == 5:
+            for child in multiprocessing.active_children():
+                child.kill()
+    training._count = count
+    try:
+        with pytest.raises(UserError, match='a data worker died'):
+            train_1.main(argv_1(pictures, save, tiny['kmeans'], '--max_steps', 400, '--save_every', 300,
+                                '--num_workers', 1))
+    finally:
+        training._count = real
+    assert checkpoint.read(save / 'ImageNet_latest.ckpt').record['step'] >= 5
+
+
+def test_the_save_place_is_no_training_data(pictures, masks, tiny, tmp_path):
+    for _ in range(2):  # the second time there are curves and samples
+        assert train_2.main(argv_2(pictures, masks, pictures / 'runs', tiny['kmeans'], '--max_iteration', 2,
+                                   '--val_path', pictures, '--val_every', 1)) == 0
+    state = checkpoint.read(pictures / 'runs' / training.state_name(train_2.GEN))
+    assert state.record['settings']['pictures'] == 10
+
+
+def test_an_unreadable_held_back_picture_is_named(pictures, masks, tiny, tmp_path):
+    held = tmp_path / 'held'
+    held.mkdir()
+    (held / 'bad.png').write_bytes(b'no')
+    Image.fromarray(photograph(0, 40, 40)).save(held / 'good.png')
+    with pytest.raises(UserError, match=r'held-back .*bad\.png'):
+        train_2.main(argv_2(pictures, masks, tmp_path / 'a', tiny['kmeans'], '--max_iteration', 1, '--val_path', held))
+
+
+def test_zero_betas_and_another_precision_on_a_resume_work(pictures, tiny, tmp_path):
+    save = tmp_path / 'a'
+    argv = argv_1(pictures, save, tiny['kmeans'], '--beta1', 0, '--beta2', 0)
+    assert train_1.main([*argv, '--max_steps', '2']) == 0
+    more = ['--ckpt_path', str(save / 'ImageNet_latest.ckpt')]
+    assert train_1.main([*argv, *more, '--max_steps', '3', '--amp_level', 'O2']) == 0
+    assert train_1.main([*argv, *more, '--max_steps', '4']) == 0
 
 
 def _step(state: Path) -> int:
@@ -362,7 +468,7 @@ def test_a_save_that_fails_leaves_the_last_one_whole(pictures, tiny, tmp_path, m
         temporary.write_bytes(temporary.read_bytes()[:100])
         raise OSError(28, 'No space left on device')
     monkeypatch.setattr(checkpoint, 'save', failing)
-    with pytest.raises(UserError, match=r'cannot save \(No space left on device\).*whole, of step 3'):
+    with pytest.raises(UserError, match=r'cannot save \(No space left on device\).*whole, the latest of step 3'):
         train_1.main(argv_1(pictures, save, tiny['kmeans'], '--max_steps', 6, '--ckpt_path',
                             save / 'ImageNet_latest.ckpt'))
     assert trained(save) == before
@@ -409,6 +515,11 @@ def test_training_on_sampled_priors_and_with_paired_masks(pictures, masks, tiny,
     assert train_2.main(argv_2(pictures, masks / '00000.png', tmp_path / 'a', tiny['kmeans'], '--max_iteration', 2,
                                '--mask_type', 3, '--prior', tmp_path / 'AP', '--use_degradation_2')) == 0
     assert (tmp_path / 'a' / 'InpaintingModel_dis_latest.ckpt').is_file()
+    manifest = tmp_path / 'AP' / 'manifest.json'
+    manifest.write_text(manifest.read_text().replace('"geometry": "crop"', '"geometry": "resize"'))
+    with pytest.raises(UserError, match='made with --geometry resize'):
+        train_2.main(argv_2(pictures, masks / '00000.png', tmp_path / 'b', tiny['kmeans'], '--max_iteration', 2,
+                            '--mask_type', 3, '--prior', tmp_path / 'AP'))
 
 
 @pytest.mark.parametrize('kind', ['adversarial', 'vgg'])

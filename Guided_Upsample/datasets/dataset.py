@@ -9,10 +9,23 @@ from PIL import Image
 
 from Guided_Upsample.datasets.degradation import degrade
 from ict import geometry, images, masks
+from ict.errors import UserError
 from ict.pairs import Listing
 from ict.training import Order, read_or_replace
 
 STROKES, BLOCK, RANDOM_FILE, PAIRED_FILE = 0, 1, 2, 3  # --mask_type; strokes are for validation without masks
+
+
+def priors_of(folders: list[Path], pictures: Listing, i: int) -> list[Path]:
+    """A picture's priors in stage 1's folders, one or more.
+
+    Raises:
+        UserError: there are none.
+    """
+    own = [path for folder in folders if (path := folder / f'{pictures.id(i)}.png').is_file()]
+    if not own:
+        raise UserError(f'{folders[0].parent}: has no prior of {pictures.path(i)} ({pictures.id(i)}.png)')
+    return own
 
 
 @dataclass(frozen=True)
@@ -21,14 +34,14 @@ class Source:
 
     Attributes:
         mask_numbers: for PAIRED_FILE, each picture's mask.
-        prior_files: for each picture the priors that stage 1 sampled, or None: degraded pictures.
+        prior_folders: where the priors that stage 1 sampled lie, or None: degraded pictures.
     """
 
     pictures: Listing
     mask_type: int
     mask_files: Listing | None
     mask_numbers: list[int] | None
-    prior_files: list[list[Path]] | None
+    prior_folders: list[Path] | None
     centres: np.ndarray
     image_size: int
     prior_size: int
@@ -41,13 +54,13 @@ class Source:
 
         A paired mask or a sampled prior belongs to the middle square, so these pictures are not cropped at random.
         """
-        fixed = self.mask_type == PAIRED_FILE or self.prior_files is not None
+        fixed = self.mask_type == PAIRED_FILE or self.prior_folders is not None
 
         def read(i: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
             grey = masks.load(self.mask_files.path(self.mask_numbers[i])) if self.mask_type == PAIRED_FILE else None
             chosen = None
-            if self.prior_files is not None:
-                own = self.prior_files[i]
+            if self.prior_folders is not None:
+                own = priors_of(self.prior_folders, self.pictures, i)
                 chosen = images.load_rgb(own[int(rng.integers(len(own)))])
             return images.load_rgb(self.pictures.path(i)), grey, chosen
 

@@ -5,19 +5,17 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import nn, ops
+from mindspore import ops
 
 from Guided_Upsample.models import loss
 from Guided_Upsample.models.networks import Discriminator, Generator
 from Guided_Upsample.models.vgg import VGG19
 from ict import optimizers
 
-_LEAST_BETA = 1e-20  # nn.Adam refuses 0.0, which this is in float32 arithmetic
 
-
-def _adam(net: nn.Cell, rate: float, args: Any) -> nn.Adam:
-    return nn.Adam(net.trainable_params(), learning_rate=rate, beta1=max(args.beta1, _LEAST_BETA),
-                   beta2=max(args.beta2, _LEAST_BETA), eps=1e-8, use_nesterov=False, weight_decay=0.0, loss_scale=1.0)
+def _none(name: str) -> bool:
+    """No weight is decayed."""
+    return False
 
 
 class TrainStep:
@@ -33,10 +31,10 @@ class TrainStep:
         judge = optimizers.mixed_precision(discriminator, args.amp_level)
         self.scaler = optimizers.loss_scaler(args.amp_level)
         scaler = self.scaler
-        self.gen_optimizer = _adam(generator, args.lr, args)
-        self.dis_optimizer = _adam(discriminator, args.lr * args.D2G_lr, args)
-        move_generator = optimizers.Update(self.gen_optimizer, 0.0, 0.0, str.isspace, args.distributed, scaler)
-        move_discriminator = optimizers.Update(self.dis_optimizer, 0.0, 0.0, str.isspace, args.distributed, scaler)
+        self.gen_optimizer = optimizers.adam(generator, args.lr, args.beta1, args.beta2)
+        self.dis_optimizer = optimizers.adam(discriminator, args.lr * args.D2G_lr, args.beta1, args.beta2)
+        move_generator = optimizers.Update(self.gen_optimizer, 0.0, 0.0, _none, args.distributed, scaler)
+        move_discriminator = optimizers.Update(self.dis_optimizer, 0.0, 0.0, _none, args.distributed, scaler)
         l1_weight, adv_weight = args.l1_loss_weight, args.inpaint_adv_loss_weight
         content_weight, style_weight = args.content_loss_weight, args.style_loss_weight
         rates = (ms.Tensor(args.lr, ms.float32), ms.Tensor(args.lr * args.D2G_lr, ms.float32))

@@ -5,7 +5,7 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import nn, ops
+from mindspore import ops
 
 from ict import optimizers
 from Transformer.models.loss import masked_cross_entropy
@@ -27,8 +27,7 @@ class TrainStep:
         net.set_train(True)
         self.net = optimizers.mixed_precision(net, args.amp_level)
         self.scaler = optimizers.loss_scaler(args.amp_level)
-        self.optimizer = nn.Adam(net.trainable_params(), learning_rate=args.learning_rate, beta1=args.beta1,
-                                 beta2=args.beta2, eps=1e-8, use_nesterov=False, weight_decay=0.0, loss_scale=1.0)
+        self.optimizer = optimizers.adam(net, args.learning_rate, args.beta1, args.beta2)
         update = optimizers.Update(self.optimizer, args.clip_norm, args.weight_decay, is_decayed, args.distributed,
                                    self.scaler)
         forward_net, scaler, per_masked_token = self.net, self.scaler, bool(args.dynamic_weight)
