@@ -168,7 +168,7 @@ def _train(args: Any, folder: Path, colours: np.ndarray, shape: architecture.Arc
     validate = None
     if held_back is not None:
         def validate(_: int) -> tuple[float, dict[str, float]]:
-            score = mean_nll(net, *held_back, args.batch_size)
+            score = mean_nll(step.logits, *held_back, args.batch_size)
             return score, {'val_nll': score}
 
     def console(epoch: int, within: int, means: dict[str, float]) -> str:
@@ -178,7 +178,7 @@ def _train(args: Any, folder: Path, colours: np.ndarray, shape: architecture.Arc
     plan = training.Plan(last_step, args.log_every, args.save_every, args.val_every, console, ('loss', 1.0),
                          best_by)
     return training.fit(plan, order, feeder, take_step, keeper, progress,
-                        lambda arrays: mean_nll(net, *arrays, args.batch_size), validate)
+                        lambda arrays: mean_nll(step.logits, *arrays, args.batch_size), validate)
 
 
 if __name__ == '__main__':

@@ -179,7 +179,7 @@ TABLE = [
     ('train 1', '--ckpt_path {missing}', 'missing: no such checkpoint'),
     ('train 1', '--ckpt_path {generator}', 'holds a Generator, not a Transformer'),
     ('train 1', '--ckpt_path {published} --kmeans=', 'carries no palette; give the kmeans_centers.npy'),
-    ('train 1', '--ckpt_path {transformer} --n_layer 3', 'tensor blocks.2.'),
+    ('train 1', '--ckpt_path {transformer} --n_layer 3', '--n_layer 3 contradicts'),
     ('train 1', '--ckpt_path {transformer} --kmeans {other_palette}', 'was trained with another palette'),
     ('train 1', '--n_head 3', '--n_head 3 does not divide'),
     ('train 1', '--init structured --n_embd 4 --n_head 2', '--init structured: needs'),
@@ -188,7 +188,7 @@ TABLE = [
     ('train 1', '--save_path {a_file}', 'a_file is a file'),
     ('train 2', '--input {empty}', 'empty: has no images'),
     ('train 2', '--mask {missing}', '--mask'),
-    ('train 2', '--ckpt_path {empty}', 'holds no pair'),
+    ('train 2', '--ckpt_path {empty}', 'holds no InpaintingModel_gen.ckpt, InpaintingModel_dis.ckpt'),
     ('train 2', '--style_loss_weight 250', 'VGG19.ckpt'),
     ('train 2', '--style_loss_weight 250 --vgg_path {generator}', 'holds a Generator, not a VGG19'),
     ('train 2', '--prior {prior}', None),  # good: a run that trains on sampled priors

@@ -31,6 +31,13 @@ class Painter:
 
     def __init__(self, generator: Generator, rows: int, amp_level: str = 'O0') -> None:
         self.generator, self.rows = optimizers.mixed_precision(generator, amp_level), rows
+        net = self.generator
+
+        @ms.jit  # under msrun a cell that is called by itself would bring back the weights of its first call
+        def forward(images: ms.Tensor, edges: ms.Tensor, masks: ms.Tensor) -> ms.Tensor:
+            return net(images, edges, masks)
+
+        self.forward = forward
 
     def __call__(self, images: np.ndarray, priors: np.ndarray, holes: np.ndarray) -> np.ndarray:
         """images, priors (B, S, S, 3) uint8, holes (B, S, S) bool -> (B, S, S, 3) float32 in [0, 1].
@@ -48,7 +55,7 @@ class Painter:
         for start in range(0, len(images), self.rows):
             count = min(self.rows, len(images) - start)
             part = start + np.arange(self.rows) % count  # a short batch is filled up and cut again
-            output = self.generator(*[ms.Tensor(x[part]) for x in inputs])
+            output = self.forward(*[ms.Tensor(x[part]) for x in inputs])
             parts.append(output.asnumpy()[:count].astype(np.float32, copy=False))
         self.generator.set_train(training)
         return np.concatenate(parts).transpose(0, 2, 3, 1)
