@@ -410,7 +410,8 @@ class Log:
         for key in columns:
             if key not in ('step', 'epoch', 'seconds'):
                 points = [(int(row['step']), float(row[key])) for row in self.rows if row.get(key)]
-                series[key] = points
+                if any(value for _, value in points):  # a loss that is switched off is no curve
+                    series[key] = points
         images.write_png(self.picture, report.curves(series))
 
 
