@@ -16,19 +16,8 @@ LAYER_NORM_EPSILON = 1e-5
 INITIAL_SIGMA = 0.02
 
 
-class Dense(nn.Dense):
-    """nn.Dense whose bias is a plain sum: on a CPU, MindSpore's BiasAddGrad takes as long as the matrix product."""
-
-    def construct(self, x: ms.Tensor) -> ms.Tensor:
-        """(..., n_in) -> (..., n_out)."""
-        y = self.matmul(x.reshape(-1, self.in_channels), self.weight)
-        if self.has_bias:
-            y = y + self.bias
-        return y.reshape(*x.shape[:-1], self.out_channels)
-
-
-def _dense(n_in: int, n_out: int, rng: np.random.Generator, has_bias: bool = True) -> Dense:
-    return Dense(n_in, n_out, weight_init=Normal(rng, INITIAL_SIGMA), bias_init='zeros', has_bias=has_bias)
+def _dense(n_in: int, n_out: int, rng: np.random.Generator, has_bias: bool = True) -> nn.Dense:
+    return nn.Dense(n_in, n_out, weight_init=Normal(rng, INITIAL_SIGMA), bias_init='zeros', has_bias=has_bias)
 
 
 class GELU2(nn.Cell):
