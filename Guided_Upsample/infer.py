@@ -152,15 +152,11 @@ def agreed_view(args: Any, made: dict[str, Any] | None) -> inputs.View:
         UserError: an option contradicts stage 1's manifest.
     """
     own_geometry = 'resize' if args.keep_size else 'crop'
-    if made is None:
-        view = inputs.View.of(args, geometry_name=own_geometry)
-        require(view.mask_mode == 'sealed' or not args.keep_size, '--keep_size is for --mask_mode sealed')
-        return view
-    theirs = {key: made['settings'].get(key) for key in ('mask_mode', 'geometry', 'invert_mask', 'dilate')}
-    view = inputs.View.of(args, theirs['mask_mode'] or 'sealed', theirs['geometry'] or own_geometry)
+    theirs = made['settings'] if made is not None else {}
+    view = inputs.View.of(args, theirs.get('mask_mode') or 'sealed', theirs.get('geometry') or own_geometry)
     for key, value in vars(view).items():
-        require(theirs[key] is None or theirs[key] == value,
-                f'--{key} {value} contradicts the priors in {args.prior}, made with {key} {theirs[key]}; '
+        require(theirs.get(key) in (None, value),
+                f'--{key} {value} contradicts the priors in {args.prior}, made with {key} {theirs.get(key)}; '
                 f'make them anew or use the same')
     require(view.mask_mode == 'sealed' or not args.keep_size, '--keep_size is for --mask_mode sealed')
     return view
