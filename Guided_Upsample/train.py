@@ -22,7 +22,7 @@ from ict.options import positive, require
 
 GEN, DIS = 'InpaintingModel_gen', 'InpaintingModel_dis'
 TRAIN, TEST = 1, 2
-_COURSE_FREE = (*training.COURSE_FREE, 'input', 'mask', 'prior', 'vgg_path', 'mode')
+_COURSE_FREE = (*training.COURSE_FREE, 'input', 'mask', 'prior', 'val_prior', 'vgg_path', 'mode')
 _SHEET_ROWS = 8
 _PROBES = 100  # pictures whose priors are looked for before a training starts
 
@@ -33,6 +33,7 @@ def arguments(argv: list[str]) -> Any:
     add('--input', required=True, help='training images: folder, or text file with one path a line')
     add('--mask', default='', help='masks (white = hole), for --mask_type 2 and 3')
     add('--prior', default='', help="stage 1's save_url; default: the degraded image")
+    add('--val_prior', default='', help="stage 1's save_url of --val_path and --val_mask; default: degraded images")
     add('--ckpt_path', default='', help='resume from this folder')
     add('--save_path', default='./checkpoint', help='checkpoints, log and samples go here')
     add('--vgg_path', default='', help='VGG19 checkpoint (default: ./VGG19.ckpt, else ckpts_ICT/VGG19.ckpt)')
@@ -74,6 +75,7 @@ def arguments(argv: list[str]) -> Any:
                                                                 'of 4 and at least 32')
     require(args.mask_type == dataset.BLOCK or bool(args.mask) or (args.mode == TEST and bool(args.val_path)),
             f'--mask: needed for --mask_type {args.mask_type} (make some: python mask/generate.py)')
+    require(not args.val_prior or bool(args.val_mask), '--val_prior: needs --val_mask, the masks it was made with')
     require(args.mode == TRAIN or bool(args.ckpt_path), '--ckpt_path: needed for --mode 2')
     return args
 
@@ -126,7 +128,8 @@ def shape_of(args: Any, given: checkpoint.Checkpoint | None) -> architecture.Arc
 
 
 def source_of(args: Any, centres: np.ndarray, folder: Path, input_path: str, input_option: str, mask_path: str,
-              mask_option: str, mask_type: int, prior: str, cache: str | None = None) -> dataset.Source:
+              mask_option: str, mask_type: int, prior: str, prior_option: str,
+              cache: str | None = None) -> dataset.Source:
     """Listings and pairs of images, masks and priors."""
     pictures = pairs.listing(input_path, input_option, without=[folder], cache=folder / cache if cache else None,
                              unique=False)
@@ -137,11 +140,11 @@ def source_of(args: Any, centres: np.ndarray, folder: Path, input_path: str, inp
             numbers = pairs.masks_for(pictures, mask_files)
     priors = None
     if prior:
-        priors = pairs.condition_folders(prior, '--prior')
+        priors = pairs.condition_folders(prior, prior_option)
         made = manifest.read(prior, manifest.STAGE_1)
         seen = made['settings'].get('geometry') if made is not None else 'crop'
-        require(seen == 'crop', f'--prior {prior}: made with --geometry {seen}; training works on the middle square, '
-                                f'make them with --geometry crop')
+        require(seen == 'crop', f'{prior_option} {prior}: made with --geometry {seen}; training works on the middle '
+                                f'square, make them with --geometry crop')
         for i in range(0, len(pictures), max(1, len(pictures) // _PROBES)):  # workers name the others
             dataset.priors_of(priors, pictures, i)
     return dataset.Source(pictures, mask_type, mask_files, numbers, priors, centres, args.image_size, args.prior_size,
@@ -152,12 +155,21 @@ def validation_source(args: Any, centres: np.ndarray, folder: Path) -> dataset.S
     """The held-back part: --val_path, or --input itself for --mode 2."""
     if args.val_path and args.val_mask:
         return source_of(args, centres, folder, args.val_path, '--val_path', args.val_mask, '--val_mask',
-                         dataset.PAIRED_FILE, '')
+                         dataset.PAIRED_FILE, args.val_prior, '--val_prior')
     if args.val_path:
-        return source_of(args, centres, folder, args.val_path, '--val_path', '', '', dataset.STROKES, '')
+        return source_of(args, centres, folder, args.val_path, '--val_path', '', '', dataset.STROKES, '', '')
     if args.mode == TEST:
-        return source_of(args, centres, folder, args.input, '--input', args.mask, '--mask', args.mask_type, args.prior)
+        return source_of(args, centres, folder, args.input, '--input', args.mask, '--mask', args.mask_type, args.prior,
+                         '--prior')
     return None
+
+
+def best_by(held_back: dataset.Source | None) -> str:
+    """What decides 'best', kept with it: a score of degraded pictures says nothing about one of stage 1's priors."""
+    if held_back is None:
+        return training.best_by(None, None)
+    decides = training.best_by(held_back.pictures, held_back.mask_files)
+    return decides if held_back.prior_folders is None else f'{decides}, stage 1\'s priors'
 
 
 def main(argv: list[str]) -> int:
@@ -176,7 +188,7 @@ def main(argv: list[str]) -> int:
     feeder = order = None
     if args.mode == TRAIN:
         source = source_of(args, centres, folder, args.input, '--input', args.mask, '--mask', args.mask_type,
-                           args.prior, f'files-{rank}.npz')
+                           args.prior, '--prior', f'files-{rank}.npz')
         order = training.Order(len(source.pictures), args.batch_size, args.seed, rank, ranks)
         first_step = state.record['progress']['step'] if state is not None else 0
         require(first_step < args.max_iteration, f'--ckpt_path {args.ckpt_path}: already has the {first_step} of '
@@ -253,7 +265,7 @@ def _work(args: Any, folder: Path, centres: np.ndarray, shape: architecture.Arch
                 f'mae: {means["mae"]:.8f}')
 
     plan = training.Plan(args.max_iteration, args.log_every, args.save_every, args.val_every, console, ('psnr', -1.0),
-                         training.best_by(*((held_back.pictures, held_back.mask_files) if held_back else (None, None))))
+                         best_by(held_back))
     return training.fit(plan, order, feeder, take_step, keeper, progress,
                         lambda arrays: float(painter.everywhere(*arrays).mean()), validate if held_back else None)
 

@@ -4,7 +4,7 @@
 ``python tests/benchmark_training.py data --input FOLDER`` counts the pictures a second that each stage's data pipeline
 delivers alone.
 
-``steps --pytorch`` takes the same step of stage 1 in plain PyTorch too (pip install torch; only for this comparison).
+``steps --pytorch`` takes the same steps in plain PyTorch too (pip install torch; only for this comparison).
 Each prints a Markdown table and writes it, with benchmark.csv, to <save_place>/benchmark.md.
 """
 from __future__ import annotations
@@ -48,7 +48,8 @@ CASES = (
     ('the same, --recompute', 'stage_1', '--n_layer 35 --n_embd 1024 --n_head 8 --batch_size 1 --recompute'),
     ('stage 2, published size, adversarial and L1', 'stage_2', '--batch_size 1'),
 )
-PYTORCH_CASES = tuple((f'{name}, PyTorch', 'pytorch', own) for name, kind, own in CASES[:2])
+PYTORCH_CASES = tuple((f'{name}, PyTorch', kind.replace('stage', 'pytorch'), own) for name, kind, own in
+                      (*CASES[:2], CASES[3]))
 
 
 # ---------------------------------------------------------------- steps
@@ -67,27 +68,50 @@ def stage_1(own: list[str]) -> tuple[Callable[[], Any], int]:
 
 def stage_2(own: list[str]) -> tuple[Callable[[], Any], int]:
     """A step of stage 2, discriminator and generator, with made-up pictures, and its batch size."""
-    args = train_2.arguments(['--input', '.', '--mask', '.', '--content_loss_weight', '0', '--style_loss_weight', '0',
-                              *own])
+    args = arguments_2(own)
     device.start(args.device_target, args.device_id)
     from Guided_Upsample.models import networks
     from Guided_Upsample.models.step import TrainStep
     rng = np.random.default_rng(0)
     generator = networks.Generator(args.residual_blocks, args.base_channels, 'symmetric', rng=rng)
     step = TrainStep(generator, networks.Discriminator(3, rng=rng), None, args)
-    shape = args.batch_size, args.image_size, args.image_size
-    pictures = rng.integers(0, 256, (2, *shape, 3), dtype=np.uint8)
-    inputs = data_2.as_network_input(*pictures, rng.random(shape) < HOLE)
+    inputs = made_up_pictures(args.batch_size, args.image_size)
     return lambda: step(*inputs), args.batch_size
 
 
-def pytorch(own: list[str]) -> tuple[Callable[[], Any], int]:
+def arguments_2(own: list[str]) -> argparse.Namespace:
+    """Options of stage 2's training without VGG's losses."""
+    args = train_2.arguments(['--input', '.', '--mask', '.', '--content_loss_weight', '0', '--style_loss_weight', '0',
+                              *own])
+    train_2.shape_of(args, None)
+    return args
+
+
+def pytorch_2(own: list[str]) -> tuple[Callable[[], Any], int]:
+    """The step of ``stage_2`` in plain PyTorch on the CPU, and its batch size."""
+    from tests import pytorch_networks
+    args = arguments_2(own)
+    step = pytorch_networks.adversarial_step(
+        pytorch_networks.generator(args.residual_blocks, args.base_channels), pytorch_networks.discriminator(),
+        made_up_pictures(args.batch_size, args.image_size), args.lr, args.lr * args.D2G_lr,
+        args.inpaint_adv_loss_weight)
+    return step, args.batch_size
+
+
+def pytorch_1(own: list[str]) -> tuple[Callable[[], Any], int]:
     """The step of ``stage_1`` in plain PyTorch on the CPU, and its batch size."""
     from tests import pytorch_networks
     args = train_1.arguments(['--data_path', '.', '--random_stroke', *own])
     net = pytorch_networks.GPT(PALETTE_SIZE, args.n_embd, args.n_layer, args.n_head, PRIOR_SIZE ** 2)
     step = pytorch_networks.training_step(net, *made_up_tokens(args.batch_size), args.learning_rate)
     return step, args.batch_size
+
+
+def made_up_pictures(batch_size: int, side: int) -> tuple[np.ndarray, ...]:
+    """images and priors (B, 3, S, S), masks (B, 1, S, S), float32 in [0, 1]."""
+    rng = np.random.default_rng(0)
+    shape = batch_size, side, side
+    return data_2.as_network_input(*rng.integers(0, 256, (2, *shape, 3), dtype=np.uint8), rng.random(shape) < HOLE)
 
 
 def made_up_tokens(batch_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -97,7 +121,7 @@ def made_up_tokens(batch_size: int) -> tuple[np.ndarray, np.ndarray]:
     return rng.integers(0, PALETTE_SIZE, shape).astype(np.int32), (rng.random(shape) < HOLE).astype(np.float32)
 
 
-STEPS = {'stage_1': stage_1, 'stage_2': stage_2, 'pytorch': pytorch}
+STEPS = {'stage_1': stage_1, 'stage_2': stage_2, 'pytorch_1': pytorch_1, 'pytorch_2': pytorch_2}
 
 
 def one_case(argv: list[str]) -> int:
@@ -150,7 +174,8 @@ def data(args: argparse.Namespace) -> int:
     colours = palette.load(palette.find_for_training(''))
     own_1 = train_1.arguments(['--data_path', args.input, '--random_stroke'])
     own_2 = train_2.arguments(['--input', args.input, '--mask_type', str(data_2.BLOCK)])
-    source = train_2.source_of(own_2, colours, place, args.input, '--input', '', '--mask', data_2.BLOCK, '')
+    source = train_2.source_of(own_2, colours, place, args.input, '--input', '', '--mask', data_2.BLOCK, '',
+                                '--prior')
     order = training.Order(len(source.pictures), 1, 0)
     pipelines = {
         'stage 1: decode, crop, flip, strokes, tokens': data_1.TrainingBatches(
@@ -188,7 +213,7 @@ def main(argv: list[str]) -> int:
     one = commands.add_parser('steps', help='seconds and memory of a training step')
     one.add_argument('--repeats', type=int, default=3)
     one.add_argument('--only', default='', help='cases whose name contains this')
-    options.add_flag(one, '--pytorch', 'also stage 1 in plain PyTorch, which must be installed')
+    options.add_flag(one, '--pytorch', 'also the same steps in plain PyTorch, which must be installed')
     options.add_device(one)
     one.add_argument('--save_place', default='./save/benchmark/steps')
     one.set_defaults(act=steps)

@@ -13,6 +13,7 @@ import pytest
 os.environ.setdefault('GLOG_v', '3')
 ROOT = Path(__file__).resolve().parents[1]
 PARITY = Path(__file__).parent / 'parity'
+DEVICE = os.environ.get('ICT_TEST_DEVICE', 'CPU')  # GPU: networks, training and both stages' commands on the card
 
 
 def parity(name: str) -> dict[str, np.ndarray]:
@@ -47,11 +48,14 @@ def set_weights(net, weights: dict[str, np.ndarray]) -> None:
         parameter.set_data(ms.Tensor(weights[name]))
 
 
-@pytest.fixture(scope='session', autouse=True)
-def cpu() -> None:
-    """Every test in this process runs on the CPU; MindSpore takes the choice once."""
+def pytest_sessionstart() -> None:
+    """Every test in this process runs on one device; MindSpore takes the choice once, before it is imported."""
     from ict import device
-    device.start('CPU', 0)
+    from ict.errors import UserError
+    try:
+        device.start(DEVICE, 0)
+    except UserError as error:
+        pytest.exit(f'ICT_TEST_DEVICE={DEVICE}: {error}', 2)
 
 
 @pytest.fixture(scope='session')

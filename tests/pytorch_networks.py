@@ -79,3 +79,39 @@ def generator(residual_blocks: int, base_channels: int) -> nn.Module:
         nn.ConvTranspose2d(4 * c, 2 * c, 4, stride=2, padding=1), nn.ReLU(),
         nn.ConvTranspose2d(2 * c, c, 4, stride=2, padding=1), nn.ReLU(),
         nn.ReflectionPad2d(3), nn.Conv2d(c, 3, 7), nn.Tanh())
+
+
+def discriminator() -> nn.Module:
+    """Stage 2's PatchGAN: (B, 3, S, S) -> scores (B, 1, S / 8 - 2, S / 8 - 2) in (0, 1)."""
+    layers: list[nn.Module] = []
+    for n_in, n_out, stride in ((3, 64, 2), (64, 128, 2), (128, 256, 2), (256, 512, 1)):
+        layers += [nn.Conv2d(n_in, n_out, 4, stride, 1, bias=False), nn.LeakyReLU(0.2)]
+    return nn.Sequential(*layers, nn.Conv2d(512, 1, 4, 1, 1, bias=False), nn.Sigmoid())
+
+
+def adversarial_step(painter: nn.Module, judge: nn.Module, arrays: tuple[np.ndarray, ...], rate: float,
+                     judge_rate: float, adversarial_weight: float) -> Callable[[], None]:
+    """A function that takes an Adam step of both networks with the adversarial and the L1 loss.
+
+    Args:
+        arrays: images and priors (B, 3, S, S), masks (B, 1, S, S), float32 in [0, 1].
+    """
+    images, priors, masks = map(torch.from_numpy, arrays)
+    optimizers = [torch.optim.Adam(net.parameters(), lr=own, betas=(0.9, 0.9))
+                  for net, own in ((painter, rate), (judge, judge_rate))]
+    inputs = torch.cat((images * (1 - masks) + masks, priors), 1)
+
+    def cross_entropy(scores: torch.Tensor, real: bool) -> torch.Tensor:
+        return functional.binary_cross_entropy(scores, torch.full_like(scores, float(real)))
+
+    def step() -> None:
+        output = (painter(inputs) + 1) / 2
+        optimizers[1].zero_grad()
+        ((cross_entropy(judge(images), True) + cross_entropy(judge(output.detach()), False)) / 2).backward()
+        optimizers[1].step()
+        optimizers[0].zero_grad()
+        (adversarial_weight * cross_entropy(judge(output), True)
+         + (output - images).abs().mean() / masks.mean()).backward()
+        optimizers[0].step()
+
+    return step

@@ -15,20 +15,20 @@ from PIL import Image
 from Guided_Upsample import infer as stage_2
 from ict import device, images, options, palette
 from ict.errors import UserError
-from tests.conftest import command, files_of, module, photograph
+from tests.conftest import DEVICE, command, files_of, module, photograph
 from Transformer import infer as stage_1
 
 
 def sample(tiny, folders, save: Path, *more: object, ckpt: str = 'transformer') -> int:
     return stage_1.main([str(a) for a in (
         '--ckpt_path', tiny[ckpt], '--image_url', folders['images'], '--mask_url', folders['masks'], '--save_url', save,
-        '--sample_steps', 6, '--device_target', 'CPU', *more)])
+        '--sample_steps', 6, '--device_target', DEVICE, *more)])
 
 
 def paint(tiny, folders, prior: Path, save: Path, *more: object) -> int:
     return stage_2.main([str(a) for a in (
         '--ckpt_path', tiny['generator'], '--input', folders['images'], '--mask', folders['masks'], '--prior', prior,
-        '--save_path', save, '--image_size', 64, '--device_target', 'CPU', *more)])
+        '--save_path', save, '--image_size', 64, '--device_target', DEVICE, *more)])
 
 
 def both(tiny, folders, save: Path, first: tuple = (), second: tuple = ()) -> dict[str, bytes]:
@@ -206,7 +206,7 @@ def test_published_weights_go_through_both_stages_with_their_palette(tiny, folde
 
 def test_sequential_raster_is_the_default_and_equals_the_many_step_case(tiny, folders, tmp_path):
     common = [str(a) for a in ('--ckpt_path', tiny['transformer'], '--image_url', folders['images'] / 'p0.png',
-                               '--mask_url', folders['masks'] / 'p0.png', '--device_target', 'CPU')]
+                               '--mask_url', folders['masks'] / 'p0.png', '--device_target', DEVICE)]
     assert stage_1.main([*common, '--save_url', str(tmp_path / 'a')]) == 0
     assert stage_1.main([*common, '--save_url', str(tmp_path / 'b'), '--sample_steps', '64', '--schedule',
                          'raster']) == 0

@@ -16,6 +16,7 @@ import pytest
 from ict import device
 from ict.device import Card, Machine, Problem
 from ict.errors import UserError
+from tests.conftest import command, files_of
 
 ROOT = Path(__file__).resolve().parents[1]
 H200 = Card('NVIDIA H200', (9, 0))
@@ -419,17 +420,35 @@ def stand_ins(folder: Path, plugins: Path) -> None:
                         *([] if library == 'libcuda.so.1' else [f'-Wl,--version-script={versions}'])], check=True)
 
 
-@pytest.mark.skipif(not (shutil.which('gcc') and shutil.which('nm')), reason='needs gcc and nm')
-@pytest.mark.skipif(sys.platform != 'linux', reason='the GPU plugin is for Linux')
-def test_mindspores_own_plugin_loads_with_what_is_found_and_the_device_is_the_gpu(tmp_path):
+@pytest.fixture(scope='module')
+def stood_in(tmp_path_factory):
+    """Stand-ins with which MindSpore's own GPU plugin loads: the environment that finds them, and their folder."""
     import importlib.util
+    if sys.platform != 'linux' or not (shutil.which('gcc') and shutil.which('nm')):
+        pytest.skip('needs Linux, gcc and nm')
     place = Path(importlib.util.find_spec('mindspore').submodule_search_locations[0])
-    stand_ins(tmp_path, place / 'lib' / 'plugin')
-    code = ('import sys\nsys.path.append(sys.argv[1])\nfrom ict import device\ndevice.start(None, 0)\n'
-            'import mindspore as ms\n'
+    folder = tmp_path_factory.mktemp('stand-ins')
+    stand_ins(folder, place / 'lib' / 'plugin')
+    return {'PYTHONPATH': str(folder), 'LD_LIBRARY_PATH': str(folder / 'driver')}, str(folder)
+
+
+def test_mindspores_own_plugin_loads_with_what_is_found_and_the_device_is_the_gpu(stood_in):
+    environment, folder = stood_in
+    code = ('import sys\nfrom ict import device\ndevice.start(None, 0)\nimport mindspore as ms\n'
             'print(ms.get_context("device_target"), sys.argv[1] in open("/proc/self/maps").read())')
-    ran = python(code, str(tmp_path), LD_LIBRARY_PATH=str(tmp_path / 'driver'))
+    ran = python(code, folder, **environment)
     assert ran.stdout.split() == ['GPU', 'True'], ran.stdout + ran.stderr
+
+
+def test_the_cpus_bytes_are_the_same_beside_a_gpu(stood_in, tiny, folders):
+    made = []
+    for name, environment in (('alone', {}), ('beside', stood_in[0])):
+        ran = command('Transformer/infer.py', '--ckpt_path', tiny['transformer'], '--image_url', folders['images'],
+                      '--mask_url', folders['masks'], '--save_url', folders['save'] / name, '--device_target', 'CPU',
+                      '--sample_steps', 3, env=os.environ | environment)
+        assert ran.returncode == 0, ran.stderr
+        made.append(files_of(folders['save'] / name))
+    assert made[0] == made[1] and len(made[0]) > 3
 
 
 # ---------------------------------------------------------------- several ranks
@@ -518,3 +537,11 @@ def test_the_command_ends_well_and_can_try_what_it_recommends():
     assert ran.returncode == 0 and 'GPU can' in ran.stdout
     assert re.search(r'^tried on the [CG]PU: a matrix product \(off by \d\.\d+e-\d+\) and a convolution$', ran.stdout,
                      re.MULTILINE), ran.stdout + ran.stderr
+
+
+def test_the_suite_runs_on_the_device_that_it_is_told():
+    """An Ascend is in none of the machines that this runs on; a test that fell back to the CPU would prove nothing."""
+    ran = subprocess.run([sys.executable, '-m', 'pytest', 'tests/test_networks.py', '--collect-only'], cwd=ROOT,
+                         capture_output=True, text=True, env=os.environ | {'ICT_TEST_DEVICE': 'Ascend'})
+    assert ran.returncode == 2
+    assert 'ICT_TEST_DEVICE=Ascend: --device_target Ascend: ' in ran.stdout + ran.stderr

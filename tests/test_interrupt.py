@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from ict import files
-from tests.conftest import ROOT, files_of, photograph
+from tests.conftest import DEVICE, ROOT, files_of, photograph
 
 PICTURES, SAMPLES = 8, 2
 FILES = PICTURES * SAMPLES * 2 + 4  # priors, results; two manifests and two tables
@@ -37,7 +37,7 @@ def call(tiny, tmp_path):
         return [sys.executable, str(ROOT / 'run.py'), '--transformer_ckpt', str(tiny['transformer']), '--upsample_ckpt',
                 str(tiny['generator']), '--input_image', str(tmp_path / 'images'), '--input_mask',
                 str(tmp_path / 'masks'), '--save_place', str(save), '--sample_num', str(SAMPLES), '--keep_size',
-                '--device_target', 'CPU']
+                '--device_target', DEVICE]
     return arguments
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import ROOT, photograph
+from tests.conftest import DEVICE, ROOT, photograph
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')]
 COUNT, FIRST = 1000, 50
@@ -45,7 +45,7 @@ def test_peak_memory_after_1000_pictures_is_that_after_50(tiny, tmp_path):
     mask = np.zeros((48, 64), np.uint8)
     mask[12:30, 20:40] = 255
     Image.fromarray(mask).save(tmp_path / 'mask.png')
-    save, shared = tmp_path / 'save', ['--geometry', 'resize', '--device_target', 'CPU']
+    save, shared = tmp_path / 'save', ['--geometry', 'resize', '--device_target', DEVICE]
     stages = {
         'Transformer': ('--ckpt_path', tiny['transformer'], '--image_url', tmp_path / 'images', '--mask_url',
                         tmp_path / 'mask.png', '--save_url', save / 'AP', '--sample_steps', 4),

@@ -19,7 +19,7 @@ from Guided_Upsample import infer as stage_2
 from Guided_Upsample.datasets import keep_size
 from ict import files, geometry, images, masks, pairs
 from ict.errors import UserError, one_line
-from tests.conftest import files_of, photograph
+from tests.conftest import DEVICE, files_of, photograph
 from Transformer import infer as stage_1
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
@@ -300,7 +300,7 @@ CASES = table()
 def complete(tiny, place: dict[str, Path], geometry_name: str = 'resize', first: tuple = (), second: tuple = (),
              common: tuple = ()) -> tuple[int, int]:
     """Both stages at the pictures' own sizes, as quickly as can be."""
-    shared = [str(a) for a in ('--geometry', geometry_name, '--device_target', 'CPU', *common)]
+    shared = [str(a) for a in ('--geometry', geometry_name, '--device_target', DEVICE, *common)]
     return (stage_1.main(['--ckpt_path', str(tiny['transformer']), '--image_url', str(place['images']), '--mask_url',
                           str(place['masks']), '--save_url', str(place['save'] / 'AP'), '--sample_steps', '1', *shared,
                           *map(str, first)]),

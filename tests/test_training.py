@@ -20,7 +20,7 @@ from PIL import Image
 from Guided_Upsample import train as train_2
 from ict import checkpoint, images, optimizers, training
 from ict.errors import UserError
-from tests.conftest import ROOT, command, files_of, made_up, parity, photograph, set_weights
+from tests.conftest import DEVICE, ROOT, command, files_of, made_up, parity, photograph, set_weights
 from Transformer import train as train_1
 from Transformer.models import networks
 from Transformer.models.networks import GPT
@@ -196,7 +196,7 @@ def argv_1(pictures: Path, save: Path, kmeans: Path, *more: object) -> list[str]
     return [str(a) for a in ('--data_path', pictures, '--random_stroke', '--save_path', save, '--kmeans', kmeans,
                              '--n_layer', 1, '--n_embd', 16, '--n_head', 2, '--prior_size', 8, '--GELU_2',
                              '--batch_size', 2, '--log_every', 2, '--save_every', 3, '--num_workers', 0,
-                             '--device_target', 'CPU', '--learning_rate', 1e-2, '--lr_schedule', 'cosine',
+                             '--device_target', DEVICE, '--learning_rate', 1e-2, '--lr_schedule', 'cosine',
                              '--warmup_steps', 3, '--clip_norm', 1, '--weight_decay', 0.01, *more)]
 
 
@@ -204,7 +204,7 @@ def argv_2(pictures: Path, masks: Path, save: Path, kmeans: Path, *more: object)
     return [str(a) for a in ('--input', pictures, '--mask', masks, '--save_path', save, '--kmeans', kmeans,
                              '--base_channels', 4, '--residual_blocks', 1, '--image_size', 32, '--prior_size', 8,
                              '--prior_random_degree', 3, '--batch_size', 2, '--log_every', 2, '--save_every', 3,
-                             '--num_workers', 0, '--device_target', 'CPU', '--lr', 1e-3, '--style_loss_weight', 0,
+                             '--num_workers', 0, '--device_target', DEVICE, '--lr', 1e-3, '--style_loss_weight', 0,
                              '--content_loss_weight', 0, *more)]
 
 
@@ -240,7 +240,7 @@ def test_stage_1_trains_logs_and_its_checkpoint_infers(pictures, tiny, tmp_path,
     (tmp_path / 'm').mkdir()
     Image.new('L', (20, 20), 255).save(tmp_path / 'm' / 'all.png')
     assert infer.main([str(a) for a in ('--ckpt_path', best.path, '--image_url', pictures / '0.png', '--mask_url',
-                                        tmp_path / 'm', '--save_url', tmp_path / 'p', '--device_target', 'CPU')]) == 0
+                                        tmp_path / 'm', '--save_url', tmp_path / 'p', '--device_target', DEVICE)]) == 0
     assert (tmp_path / 'p' / 'condition_1' / '0.png').is_file()
 
 
@@ -511,7 +511,7 @@ def test_training_on_sampled_priors_and_with_paired_masks(pictures, masks, tiny,
     from Transformer import infer
     assert infer.main([str(a) for a in ('--ckpt_path', tiny['transformer'], '--image_url', pictures, '--mask_url',
                                         masks / '00000.png', '--save_url', tmp_path / 'AP', '--sample_steps', 2,
-                                        '--condition_num', 2, '--device_target', 'CPU')]) == 0
+                                        '--condition_num', 2, '--device_target', DEVICE)]) == 0
     assert train_2.main(argv_2(pictures, masks / '00000.png', tmp_path / 'a', tiny['kmeans'], '--max_iteration', 2,
                                '--mask_type', 3, '--prior', tmp_path / 'AP', '--use_degradation_2')) == 0
     assert (tmp_path / 'a' / 'InpaintingModel_dis_latest.ckpt').is_file()
@@ -520,6 +520,25 @@ def test_training_on_sampled_priors_and_with_paired_masks(pictures, masks, tiny,
     with pytest.raises(UserError, match='made with --geometry resize'):
         train_2.main(argv_2(pictures, masks / '00000.png', tmp_path / 'b', tiny['kmeans'], '--max_iteration', 2,
                             '--mask_type', 3, '--prior', tmp_path / 'AP'))
+
+
+def test_validation_on_the_priors_that_stage_1_sampled(pictures, masks, tiny, tmp_path):
+    """Black ones score otherwise than degraded pictures, with the same weights and masks."""
+    black = tmp_path / 'AP' / 'condition_1'
+    black.mkdir(parents=True)
+    for path in pictures.iterdir():
+        images.write_png(black / f'{path.stem}.png', np.zeros((8, 8, 3), np.uint8))
+    given = tmp_path / 'given'
+    given.mkdir()
+    (given / 'InpaintingModel_gen.ckpt').write_bytes(tiny['generator'].read_bytes())
+    (given / 'InpaintingModel_dis.ckpt').write_bytes(tiny['discriminator'].read_bytes())
+    own = ('--ckpt_path', given, '--max_iteration', 1, '--val_every', 1, '--val_path', pictures, '--val_mask',
+           masks / '00000.png')
+    found = {}
+    for name, more in {'degraded': (), 'black': ('--val_prior', tmp_path / 'AP')}.items():
+        assert train_2.main(argv_2(pictures, masks, tmp_path / name, tiny['kmeans'], *own, *more)) == 0
+        (found[name],) = (row['val_psnr'] for row in log_without_seconds(tmp_path / name) if row['val_psnr'])
+    assert found['black'] != found['degraded']
 
 
 @pytest.mark.parametrize('kind', ['adversarial', 'vgg'])

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from ict import checkpoint, errors
-from tests.conftest import command, files_of, photograph
+from tests.conftest import DEVICE, command, files_of, photograph
 
 STAGES = {'1': 'Transformer.infer', '2': 'Guided_Upsample.infer', 'run': 'run', 'train 1': 'Transformer.train',
           'train 2': 'Guided_Upsample.train', 'mask': 'mask.generate', 'palette': 'ict.palette'}
@@ -75,9 +75,10 @@ def place(tiny, folders, tmp_path, colours) -> dict[str, str]:
 
 
 GOOD = {
-    '1': '--ckpt_path {transformer} --image_url {images} --mask_url {masks} --save_url {save} --device_target CPU',
+    '1': '--ckpt_path {transformer} --image_url {images} --mask_url {masks} --save_url {save} '
+         f'--device_target {DEVICE}',
     '2': '--ckpt_path {generator} --input {images} --mask {masks} --prior {prior} --save_path {save} --image_size 64 '
-         '--device_target CPU',
+         f'--device_target {DEVICE}',
     'run': '--transformer_ckpt {transformer} --upsample_ckpt {generator} --input_image {images} --input_mask {masks} '
            '--save_place {save}',
     'train 1': '--data_path {images} --mask_path {masks} --save_path {save} --n_layer 2 --n_embd 16 --n_head 2 '
@@ -193,6 +194,8 @@ TABLE = [
     ('train 2', '--style_loss_weight 250 --vgg_path {generator}', 'holds a Generator, not a VGG19'),
     ('train 2', '--prior {prior}', None),  # good: a run that trains on sampled priors
     ('train 2', '--prior {empty}', 'holds no condition_1'),
+    ('train 2', '--val_path {images} --val_prior {prior}', '--val_prior: needs --val_mask'),
+    ('train 2', '--val_path {images} --val_mask {masks} --val_prior {empty}', '--val_prior'),
     ('train 2', '--mode 2', '--ckpt_path: needed for --mode 2'),
     ('train 2', '--image_size 30', '--image_size 30'),
     ('train 2', '--init structured --base_channels 29', '--init structured: needs --base_channels of 30'),
