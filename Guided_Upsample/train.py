@@ -95,14 +95,15 @@ def find_checkpoints(folder: str, names: tuple[str, ...]) -> list[Path]:
 
 
 def given_networks(args: Any) -> tuple[list[checkpoint.Checkpoint], checkpoint.Checkpoint | None]:
-    """Generator (and, to train, discriminator) that --ckpt_path gives, and the training's state if it is there."""
-    kinds = {GEN: 'Generator', DIS: 'Discriminator'} if args.mode == TRAIN else {GEN: 'Generator'}
+    """Generator (and, to train against it, discriminator) that --ckpt_path gives, and the training's state beside."""
+    adversarial = args.mode == TRAIN and args.inpaint_adv_loss_weight > 0
+    kinds = {GEN: 'Generator'} | ({DIS: 'Discriminator'} if adversarial else {})
     paths = find_checkpoints(args.ckpt_path, tuple(kinds))
     state = training.find_state(paths[0])
     given = [(training.weights_in(state, name) if state is not None and not path.is_file() else
               checkpoint.read(path, '--ckpt_path')).expect(kind, '--ckpt_path')
              for path, (name, kind) in zip(paths, kinds.items(), strict=True)]
-    if args.mode == TRAIN:
+    if adversarial:
         checkpoint.check(given[1], architecture.DISCRIMINATOR)
         steps = [one.record.get('step') for one in given]
         require(state is not None or steps[0] == steps[1], f'--ckpt_path {args.ckpt_path}: the generator is of step '
@@ -248,8 +249,8 @@ def _work(args: Any, folder: Path, centres: np.ndarray, shape: architecture.Arch
         progress = keeper.restore(state)
         training.say(f'resuming at step {progress.step} of {args.max_iteration}')
     elif given is not None:
-        checkpoint.load_into(generator, given[0])
-        checkpoint.load_into(discriminator, given[1])
+        for network, one in zip((generator, discriminator), given, strict=False):  # without its loss, one starts anew
+            checkpoint.load_into(network, one)
         training.say(f'{given[0].path}: weights only, from step 0 (no training state beside it)')
 
     def take_step(_: int, arrays: tuple[np.ndarray, ...]) -> dict[str, float]:

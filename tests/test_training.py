@@ -523,7 +523,10 @@ def test_training_on_sampled_priors_and_with_paired_masks(pictures, masks, tiny,
 
 
 def test_validation_on_the_priors_that_stage_1_sampled(pictures, masks, tiny, tmp_path):
-    """Black ones score otherwise than degraded pictures, with the same weights and masks."""
+    """Black ones score otherwise than degraded pictures, with the same weights and masks.
+
+    The weights given are the generator's alone: without its loss, a discriminator isn't asked for.
+    """
     black = tmp_path / 'AP' / 'condition_1'
     black.mkdir(parents=True)
     for path in pictures.iterdir():
@@ -531,9 +534,8 @@ def test_validation_on_the_priors_that_stage_1_sampled(pictures, masks, tiny, tm
     given = tmp_path / 'given'
     given.mkdir()
     (given / 'InpaintingModel_gen.ckpt').write_bytes(tiny['generator'].read_bytes())
-    (given / 'InpaintingModel_dis.ckpt').write_bytes(tiny['discriminator'].read_bytes())
-    own = ('--ckpt_path', given, '--max_iteration', 1, '--val_every', 1, '--val_path', pictures, '--val_mask',
-           masks / '00000.png')
+    own = ('--ckpt_path', given, '--inpaint_adv_loss_weight', 0, '--max_iteration', 1, '--val_every', 1,
+           '--val_path', pictures, '--val_mask', masks / '00000.png')
     found = {}
     for name, more in {'degraded': (), 'black': ('--val_prior', tmp_path / 'AP')}.items():
         assert train_2.main(argv_2(pictures, masks, tmp_path / name, tiny['kmeans'], *own, *more)) == 0
