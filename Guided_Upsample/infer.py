@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -102,7 +102,30 @@ def check_model(args: Any) -> tuple[checkpoint.Checkpoint, architecture.Architec
     return found, architecture.of(found, args.padding)
 
 
-def check(args: Any) -> tuple[Any, ...]:
+class Job(NamedTuple):
+    """What is to be painted.
+
+    Attributes:
+        folder: where the results go; conditions: where the priors are, a folder for each result of a picture.
+        made: stage 1's manifest, if there is one.
+        prior_size: that the priors must have, if given.
+        own_size: results in the input's size; test_only: no result pictures, scores alone.
+    """
+
+    found: checkpoint.Checkpoint
+    shape: architecture.Architecture
+    folder: Path
+    conditions: list[Path]
+    made: dict[str, Any] | None
+    view: inputs.View
+    work: inputs.Inputs
+    image_size: int
+    prior_size: int | None
+    own_size: bool
+    test_only: bool
+
+
+def check(args: Any) -> Job:
     """Everything that can be wrong with options and files, before MindSpore is imported."""
     found, shape = check_model(args)
     folder = Path(args.save_path)
@@ -115,10 +138,12 @@ def check(args: Any) -> tuple[Any, ...]:
     work = inputs.find(args.input, '--input', args.mask, '--mask', args.max_pixels, folder, args.prior)
     work.quiet = made is not None  # stage 1 has said what can't be represented
     if not args.test_only:
-        work.refuse_to_overwrite(outputs(folder, work, args), f'--save_path {args.save_path}',
+        work.refuse_to_overwrite(outputs(folder, work, args.condition_num, args.visualize),
+                                 f'--save_path {args.save_path}',
                                  (place / f'{work.id(i)}.png' for place in conditions for i in range(len(work))))
     files.output_folder(folder, '--save_path')
-    return found, shape, folder, conditions[:args.condition_num], made, view, work
+    return Job(found, shape, folder, conditions[:args.condition_num], made, view, work, args.image_size,
+               args.prior_size, args.keep_size, args.test_only)
 
 
 def check_before_stage_1(args: Any) -> None:
@@ -127,7 +152,8 @@ def check_before_stage_1(args: Any) -> None:
     work = inputs.find(args.input, '--input', args.mask, '--mask', args.max_pixels, args.save_path)
     folder = Path(args.save_path)
     if not args.test_only:
-        work.refuse_to_overwrite(outputs(folder, work, args), f'--save_path {args.save_path}')
+        work.refuse_to_overwrite(outputs(folder, work, args.condition_num, args.visualize),
+                                 f'--save_path {args.save_path}')
     open_record(args, found, shape, agreed_view(args, None), folder, work)
 
 
@@ -208,63 +234,67 @@ def result_path(folder: Path, picture: str, k: int) -> Path:
     return folder / f'{picture}_{k}.png'
 
 
-def outputs(folder: Path, work: inputs.Inputs, args: Any) -> Iterator[Path]:
-    """Every picture that this call may write."""
-    if args.visualize:
+def outputs(folder: Path, work: inputs.Inputs, results: int, visualize: bool) -> Iterator[Path]:
+    """Every picture that may be written, with ``results`` of each input."""
+    if visualize:
         yield folder / COMPARISON
     for i in range(len(work)):
-        for k in range(args.condition_num):
+        for k in range(results):
             yield result_path(folder, work.id(i), k)
 
 
 def main(argv: list[str]) -> int:
     args = arguments(argv)
-    found, shape, folder, conditions, made, view, work = check(args)
-    record = open_record(args, found, shape, view, folder, work)
+    job = check(args)
+    record = open_record(args, job.found, job.shape, job.view, job.folder, job.work)
     args.device_target = device.choose(args.device_target, args.device_id, args.distributed)
     rank, ranks = device.rank() if args.distributed else (0, 1)
-    outcome = inputs.Outcome(len(work))
+    outcome = inputs.Outcome(len(job.work))
     if rank == 0:
-        for place in {result_path(folder, work.id(i), 0).parent for i in range(len(work))} | {folder}:
+        names = map(job.work.id, range(len(job.work)))
+        for place in {result_path(job.folder, name, 0).parent for name in names} | {job.folder}:
             files.sweep(place, below=False)
-    todo = plan(work, record, folder, conditions, made, args, outcome, rank, ranks)
-    if rank == 0 and not args.test_only:
+    todo = plan(job, record, args.overwrite, outcome, rank, ranks)
+    if rank == 0 and not job.test_only:
         record.write()
     scores: dict[tuple[str, int], dict[str, float]] = {}
     try:
         if todo or args.distributed:
-            _paint(args, found, shape, folder, conditions, view, work, todo, outcome, scores)
+            device.start(args.device_target, args.device_id, args.distributed)
+            from Guided_Upsample.models import paint
+            painter = paint.Painter(paint.load(job.found, job.shape), device.rows_at_once(args.batch_size),
+                                    args.amp_level)
+            fill(job, painter.everywhere, todo, args.batch_size, outcome, scores)
     finally:
         device.wait_for_all(args.distributed)
         if rank == 0:
-            _collect(args, record, folder, work, outcome, scores, made)
-    if rank == 0 and args.visualize and not args.test_only:
-        _compare(args, folder, view, work, outcome)
+            _collect(job, record, outcome, scores)
+    if rank == 0 and args.visualize and not job.test_only:
+        _compare(job, outcome)
     return device.worst_status(outcome.status(), args.distributed)
 
 
-def plan(work: inputs.Inputs, record: manifest.Manifest, folder: Path, conditions: list[Path],
-         made: dict[str, Any] | None, args: Any, outcome: inputs.Outcome, rank: int,
+def plan(job: Job, record: manifest.Manifest, overwrite: bool, outcome: inputs.Outcome, rank: int,
          ranks: int) -> list[tuple[int, int]]:
     """(picture, result from 0) still to be made by this rank; results of changed sources are removed."""
     todo, kept = [], 0
-    for i in range(len(work)):
-        picture, sources = work.id(i), work.sources(i)
+    for i in range(len(job.work)):
+        picture, sources = job.work.id(i), job.work.sources(i)
         try:
-            _same_sources(work, i, sources, made)
+            _same_sources(job.work, i, sources, job.made)
         except UserError as error:
             outcome.fail(picture, error)
             continue
         priors = {f'prior_digest_{k}': manifest.file_digest(place / f'{picture}.png')
-                  for k, place in enumerate(conditions)}
+                  for k, place in enumerate(job.conditions)}
         known = record.pictures.get(picture, {})
-        same = not args.overwrite and record.unchanged(picture, sources)
-        for k in range(len(conditions)):
-            path, key = result_path(folder, picture, k), f'prior_digest_{k}'
-            if same and known.get(key) == priors[key] and os.path.isfile(path) and not args.test_only:
+        same = not overwrite and record.unchanged(picture, sources)
+        for k in range(len(job.conditions)):
+            path, key = result_path(job.folder, picture, k), f'prior_digest_{k}'
+            if same and known.get(key) == priors[key] and os.path.isfile(path) and not job.test_only:
                 kept += 1
                 continue
-            if rank == 0 and not args.test_only:
+            if rank == 0 and not job.test_only:
                 files.remove(path)
             if i % ranks == rank:
                 todo.append((i, k))
@@ -285,37 +315,37 @@ def _same_sources(work: inputs.Inputs, i: int, sources: dict[str, Any], made: di
                             f"{key.removesuffix('_digest')}; run stage 1 again")
 
 
-def _paint(args: Any, found: checkpoint.Checkpoint, shape: architecture.Architecture, folder: Path,
-           conditions: list[Path], view: inputs.View, work: inputs.Inputs, todo: list[tuple[int, int]],
-           outcome: inputs.Outcome, scores: dict[tuple[str, int], dict[str, float]]) -> None:
-    device.start(args.device_target, args.device_id, args.distributed)
-    from Guided_Upsample.models import paint
+def fill(job: Job, painter: Callable, todo: list[tuple[int, int]], batch_size: int, outcome: inputs.Outcome,
+         scores: dict[tuple[str, int], dict[str, float]]) -> None:
+    """Paint, score and write the results that ``todo`` names; failures go to ``outcome``, figures to ``scores``.
 
-    painter = paint.Painter(paint.load(found, shape), device.rows_at_once(args.batch_size), args.amp_level)
+    Args:
+        painter: images and priors (B, S, S, 3) uint8, holes (B, S, S) bool -> pictures (B, S, S, 3) float32.
+    """
     with tqdm(total=len(todo), desc='results', unit='result',
               disable=None if device.is_writer() else True) as bar:
-        for batch in _batches(args, conditions, view, work, todo, outcome, bar):
+        for batch in _batches(job, todo, batch_size, outcome, bar):
             places, seen, priors = zip(*batch, strict=True)
             image, hole = np.stack([s.image for s in seen]), np.stack([s.hole for s in seen])
-            painted = painter.everywhere(image, np.stack(priors), hole)
+            painted = painter(image, np.stack(priors), hole)
             for (i, k), one, picture in zip(places, seen, painted, strict=True):
                 try:
-                    scores[work.id(i), k] = _finish(args, folder, work.id(i), k, one, picture)
+                    scores[job.work.id(i), k] = _finish(job, job.work.id(i), k, one, picture)
                 except OSError as error:
-                    outcome.fail(work.id(i), not_written(result_path(folder, work.id(i), k), error))
+                    outcome.fail(job.work.id(i), not_written(result_path(job.folder, job.work.id(i), k), error))
                 bar.update()
 
 
-def _finish(args: Any, folder: Path, picture: str, k: int, seen: Seen, painted: np.ndarray) -> dict[str, float]:
+def _finish(job: Job, picture: str, k: int, seen: Seen, painted: np.ndarray) -> dict[str, float]:
     """Put known pixels back, score, write."""
     image = seen.image / np.float32(255)
     result = np.where(seen.hole[..., None], painted, image)
     figures = {'hole': float(seen.hole.mean()), **metrics.all_of(result, seen.original / np.float32(255), seen.hole)}
-    if args.test_only:
+    if job.test_only:
         return figures
     text = {_FIGURES: ' '.join(repr(v) for v in figures.values())}
-    path = result_path(folder, picture, k)
-    if args.keep_size:
+    path = result_path(job.folder, picture, k)
+    if job.own_size:
         completed = keep_size.blended(painted, image, seen.hole)
         native = keep_size.at_own_size(seen.picture.native, seen.frame, seen.full_hole, completed)
         images.write_png(path, native, seen.picture.icc_profile, text)
@@ -324,77 +354,79 @@ def _finish(args: Any, folder: Path, picture: str, k: int, seen: Seen, painted: 
     return figures
 
 
-def _batches(args: Any, conditions: list[Path], view: inputs.View, work: inputs.Inputs, todo: list[tuple[int, int]],
-             outcome: inputs.Outcome, bar: tqdm) -> Iterator[list]:
+def _batches(job: Job, todo: list[tuple[int, int]], batch_size: int, outcome: inputs.Outcome,
+             bar: tqdm) -> Iterator[list]:
     """Lists of up to ``batch_size`` ((picture, result), seen, prior); pictures are read once, when they are due."""
     batch, last, seen = [], None, None
     for i, k in todo:
         try:
             if i != last:
                 last, seen = i, None
-                seen = Seen(work, i, view, args.image_size, args.keep_size)
+                seen = Seen(job.work, i, job.view, job.image_size, job.own_size)
             if seen is not None:
-                prior = read_prior(conditions[k] / f'{work.id(i)}.png', args.image_size, args.prior_size)
+                prior = read_prior(job.conditions[k] / f'{job.work.id(i)}.png', job.image_size, job.prior_size)
         except UserError as error:
-            outcome.fail(work.id(i), error)
+            outcome.fail(job.work.id(i), error)
             seen = None
         if seen is None:
             bar.update()
             continue
         batch.append(((i, k), seen, prior))
-        if len(batch) == args.batch_size:
+        if len(batch) == batch_size:
             yield batch
             batch = []
     if batch:
         yield batch
 
 
-def _collect(args: Any, record: manifest.Manifest, folder: Path, work: inputs.Inputs, outcome: inputs.Outcome,
-             scores: dict[tuple[str, int], dict[str, float]], made: dict[str, Any] | None) -> None:
+def _collect(job: Job, record: manifest.Manifest, outcome: inputs.Outcome,
+             scores: dict[tuple[str, int], dict[str, float]]) -> None:
     """metrics.csv, metrics_by_hole.csv, results.json and the published console line, of new and kept results."""
     rows = []
-    for i in range(len(work)):
-        picture = work.id(i)
-        likelihoods = (made or {}).get('pictures', {}).get(picture, {}).get('log_likelihood', {})
-        for k in range(args.condition_num):
+    for i in range(len(job.work)):
+        picture = job.work.id(i)
+        likelihoods = (job.made or {}).get('pictures', {}).get(picture, {}).get('log_likelihood', {})
+        for k in range(len(job.conditions)):
             figures = scores.get((picture, k))
-            if figures is None and not args.test_only and picture not in outcome.failures:
-                text = images.png_text(result_path(folder, picture, k)).get(_FIGURES)
+            if figures is None and not job.test_only and picture not in outcome.failures:
+                text = images.png_text(result_path(job.folder, picture, k)).get(_FIGURES)
                 figures = dict(zip(('hole', *metrics.NAMES), map(float, text.split()), strict=True)) if text else None
             if figures is not None:
                 rows.append({'id': picture, 'result': k, **figures,
                              'log_likelihood': likelihoods.get(str(k + 1), '')})
     if not rows:
         return
-    if not args.test_only:
+    if not job.test_only:
         record.write()
-    report.write_metrics(folder / 'metrics.csv', folder / 'metrics_by_hole.csv', rows)
+    report.write_metrics(job.folder / 'metrics.csv', job.folder / 'metrics_by_hole.csv', rows)
     means = {key: float(np.mean([row[key] for row in rows])) for key in metrics.NAMES}
     print(f'PSNR: {means["psnr"]:.6f}, MAE: {means["mae"]:.9f}')
-    print(f'SSIM: {means["ssim"]:.6f}, L1 in the hole: {means["l1_hole"]:.3f} levels, {len(rows)} results in {folder}')
+    print(f'SSIM: {means["ssim"]:.6f}, L1 in the hole: {means["l1_hole"]:.3f} levels, {len(rows)} results in '
+          f'{job.folder}')
 
 
-def _compare(args: Any, folder: Path, view: inputs.View, work: inputs.Inputs, outcome: inputs.Outcome) -> None:
+def _compare(job: Job, outcome: inputs.Outcome) -> None:
     """The comparison picture of the first pictures."""
     rows = []
-    for i in range(len(work)):
+    for i in range(len(job.work)):
         if len(rows) == _COMPARISON_ROWS:
             break
-        if work.id(i) in outcome.failures:
+        if job.work.id(i) in outcome.failures:
             continue
-        seen = Seen(work, i, view, args.image_size, args.keep_size)
+        seen = Seen(job.work, i, job.view, job.image_size, job.own_size)
         masked = np.where(seen.hole[..., None], np.uint8(255), seen.original)
         row = [seen.original, masked]
-        for k in range(args.condition_num):
-            result = images.load_rgb(result_path(folder, work.id(i), k), args.max_pixels)
-            row.append(images.bicubic(geometry.cut(result, seen.frame), args.image_size, args.image_size)
-                       if args.keep_size else result)
+        for k in range(len(job.conditions)):
+            result = images.load_rgb(result_path(job.folder, job.work.id(i), k), job.work.max_pixels)
+            row.append(images.bicubic(geometry.cut(result, seen.frame), job.image_size, job.image_size)
+                       if job.own_size else result)
         rows.append(row)
     if rows:
-        titles = ['original', 'masked'] + ['completed' if args.condition_num == 1 else f'completed {k + 1}'
-                                           for k in range(args.condition_num)]
-        images.write_png(folder / COMPARISON, report.sheet(rows, titles))
-        print(f'comparison: {folder / COMPARISON}')
+        results = len(job.conditions)
+        titles = ['original', 'masked', *('completed' if results == 1 else f'completed {k + 1}'
+                                          for k in range(results))]
+        images.write_png(job.folder / COMPARISON, report.sheet(rows, titles))
+        print(f'comparison: {job.folder / COMPARISON}')
 
 
 if __name__ == '__main__':

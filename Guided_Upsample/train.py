@@ -233,9 +233,9 @@ def _work(args: Any, folder: Path, centres: np.ndarray, shape: architecture.Arch
             print(f'PSNR: {means["psnr"]:.6f}, MAE: {means["mae"]:.9g}, SSIM: {means["ssim"]:.6f}')
         return 0
 
-    from Guided_Upsample.models.step import TrainStep
+    from Guided_Upsample.models.step import Recipe, TrainStep
     vgg = vgg_file.load(vgg_checkpoint) if vgg_checkpoint is not None else None
-    step = TrainStep(generator, discriminator, vgg, args)
+    step = TrainStep(generator, discriminator, vgg, options.chosen(Recipe, args))
     settings = training.settings_of(args, _COURSE_FREE) | {'total_batch': order.pictures_per_step,
                                                            'pictures': order.n_pictures}
     keeper = training.Keeper(folder, {

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -127,7 +127,24 @@ def palette_of(found: checkpoint.Checkpoint, kmeans: str, vocab_size: int) -> np
     return colours
 
 
-def check(args: Any) -> tuple[Any, ...]:
+class Job(NamedTuple):
+    """What is to be sampled.
+
+    Attributes:
+        colours: (V, 3) float32, the palette's centres.
+        folder: where the priors go; samples: of each picture.
+    """
+
+    found: checkpoint.Checkpoint
+    shape: architecture.Architecture
+    colours: np.ndarray
+    folder: Path
+    samples: int
+    view: inputs.View
+    work: inputs.Inputs
+
+
+def check(args: Any) -> Job:
     """Everything that can be wrong with options and files, before MindSpore is imported."""
     found = checkpoint.read(args.ckpt_path, '--ckpt_path').expect('Transformer', '--ckpt_path')
     flags = {name: getattr(args, name) for name in ('n_layer', 'n_embd', 'n_head', 'prior_size', 'GELU_2')}
@@ -141,7 +158,7 @@ def check(args: Any) -> tuple[Any, ...]:
     work.refuse_to_overwrite((prior_path(folder, k, work.id(i)) for i in range(len(work))
                               for k in range(1, args.condition_num + 1)), f'--save_url {args.save_url}')
     files.output_folder(folder, '--save_url')
-    return found, shape, colours, folder, view, work
+    return Job(found, shape, colours, folder, args.condition_num, view, work)
 
 
 def prior_path(folder: Path, condition: int, picture: str) -> Path:
@@ -175,66 +192,69 @@ def write_prior(path: Path, tokens: np.ndarray, sample: sampling.Sample, hole: n
 
 def main(argv: list[str]) -> int:
     args = arguments(argv)
-    found, shape, colours, folder, view, work = check(args)
-    settings = settings_of(args, found)
-    record = manifest.Manifest(folder, manifest.STAGE_1, {
-        'checkpoint': found.digest(), 'palette': palette.digest(colours), 'seed': args.seed, **vars(view),
-        **vars(settings), 'prior_size': shape.prior_size, 'n_head': shape.n_head, 'GELU_2': shape.GELU_2,
-        'amp_level': args.amp_level}, lambda: next(folder.glob('condition_*/**/*.png'), None), args.overwrite)
+    job = check(args)
+    settings = settings_of(args, job.found)
+    record = manifest.Manifest(job.folder, manifest.STAGE_1, {
+        'checkpoint': job.found.digest(), 'palette': palette.digest(job.colours), 'seed': args.seed, **vars(job.view),
+        **vars(settings), 'prior_size': job.shape.prior_size, 'n_head': job.shape.n_head, 'GELU_2': job.shape.GELU_2,
+        'amp_level': args.amp_level}, lambda: next(job.folder.glob('condition_*/**/*.png'), None), args.overwrite)
     args.device_target = device.choose(args.device_target, args.device_id, args.distributed)
     rank, ranks = device.rank() if args.distributed else (0, 1)
-    outcome = inputs.Outcome(len(work))
+    outcome = inputs.Outcome(len(job.work))
     if rank == 0:
-        for place in (folder, *(p for p in folder.glob('condition_*') if p.is_dir())):
-            files.sweep(place, below=place != folder)
-    todo = plan(work, record, folder, args, rank, ranks)
+        for place in (job.folder, *(p for p in job.folder.glob('condition_*') if p.is_dir())):
+            files.sweep(place, below=place != job.folder)
+    todo = plan(job, record, args.overwrite, rank, ranks)
     if rank == 0:
         record.write()
     try:
         if todo or args.distributed:
-            _sample(args, found, shape, colours, folder, view, work, settings, todo, outcome)
+            device.start(args.device_target, args.device_id, args.distributed)
+            quantise, at_once = palette.Quantiser(job.colours), device.rows_at_once(args.batch_size)
+            sampler = sampler_of(job, settings, quantise, at_once, args.amp_level)
+            sample(job, sampler, quantise, todo, args.seed, at_once, outcome)
     finally:
         device.wait_for_all(args.distributed)
         if rank == 0:
-            for i in range(len(work)):
-                collect_likelihoods(record, folder, work.id(i), args.condition_num)
+            for i in range(len(job.work)):
+                collect_likelihoods(record, job.folder, job.work.id(i), job.samples)
             record.write()
     status = outcome.status()
     if status != 2 and rank == 0:
-        print(f'{len(work) - len(outcome.failures)} pictures with {args.condition_num} prior(s) each in {folder}')
+        print(f'{len(job.work) - len(outcome.failures)} pictures with {job.samples} prior(s) each in {job.folder}')
     return device.worst_status(status, args.distributed)
 
 
-def plan(work: inputs.Inputs, record: manifest.Manifest, folder: Path, args: Any, rank: int,
-         ranks: int) -> list[tuple[int, int]]:
+def plan(job: Job, record: manifest.Manifest, overwrite: bool, rank: int, ranks: int) -> list[tuple[int, int]]:
     """(picture, sample from 1) still to be made by this rank; results of changed pictures are removed."""
     todo = []
-    for i in range(len(work)):
-        sources = work.sources(i)
-        keep = not args.overwrite and record.unchanged(work.id(i), sources)
+    for i in range(len(job.work)):
+        picture, sources = job.work.id(i), job.work.sources(i)
+        keep = not overwrite and record.unchanged(picture, sources)
         if not keep and rank == 0:
-            for old in folder.glob('condition_*'):
-                files.remove(old / f'{work.id(i)}.png')
-        record.set(work.id(i), sources)
+            for old in job.folder.glob('condition_*'):
+                files.remove(old / f'{picture}.png')
+        record.set(picture, sources)
         if i % ranks == rank:
-            todo += [(i, k) for k in range(1, args.condition_num + 1)
-                     if not (keep and os.path.isfile(prior_path(folder, k, work.id(i))))]
-    kept = len(work) * args.condition_num - len(todo)
+            todo += [(i, k) for k in range(1, job.samples + 1)
+                     if not (keep and os.path.isfile(prior_path(job.folder, k, picture)))]
+    kept = len(job.work) * job.samples - len(todo)
     if kept and ranks == 1:
         note(f'{kept} finished priors are kept')
     return todo
 
 
-def _sample(args: Any, found: checkpoint.Checkpoint, shape: architecture.Architecture, colours: np.ndarray,
-            folder: Path, view: inputs.View, work: inputs.Inputs, settings: sampling.Settings,
-            todo: list[tuple[int, int]], outcome: inputs.Outcome) -> None:
-    device.start(args.device_target, args.device_id, args.distributed)
+def sampler_of(job: Job, settings: sampling.Settings, quantise: palette.Quantiser, at_once: int,
+               amp_level: str) -> sampling.Sampler:
+    """The checkpoint's network, loaded, behind a sampler of ``at_once`` rows a pass; imports MindSpore."""
     from Transformer.models import predict
+    model = predict.Predictor(predict.load(job.found, job.shape), at_once, job.shape.prior_size ** 2, amp_level)
+    return sampling.Sampler(model, job.shape.prior_size, settings, quantise.colours, model.after)
 
-    quantise = palette.Quantiser(colours)
-    at_once = device.rows_at_once(args.batch_size)
-    model = predict.Predictor(predict.load(found, shape), at_once, shape.prior_size ** 2, args.amp_level)
-    sampler = sampling.Sampler(model, shape.prior_size, settings, quantise.colours, model.after)
+
+def sample(job: Job, sampler: sampling.Sampler, quantise: palette.Quantiser, todo: list[tuple[int, int]], seed: int,
+           at_once: int, outcome: inputs.Outcome) -> None:
+    """Sample and write the priors that ``todo`` names, ``at_once`` of them in a pass; failures go to ``outcome``."""
     writes = device.is_writer()
     with tqdm(total=len(todo), desc='priors', unit='prior', disable=None if writes else True) as bar, \
             tqdm(desc='tokens', unit='pass', leave=False, disable=None if writes else True) as inner:
@@ -243,30 +263,30 @@ def _sample(args: Any, found: checkpoint.Checkpoint, shape: architecture.Archite
             inner.total, inner.n = total, done
             inner.refresh()
 
-        for batch in _batches(work, view, shape.prior_size, quantise, todo, at_once, outcome, bar):
+        for batch in _batches(job, quantise, todo, at_once, outcome, bar):
             places, tokens, holes = zip(*batch, strict=True)
-            rngs = [sampling.generator_of(args.seed, work.id(i), k) for i, k in places]
+            rngs = [sampling.generator_of(seed, job.work.id(i), k) for i, k in places]
             samples = sampler(np.stack(tokens), np.stack(holes), rngs, on_pass)
-            for (i, k), row, hole, sample in zip(places, tokens, holes, samples, strict=True):
-                path = prior_path(folder, k, work.id(i))
+            for (i, k), row, hole, one in zip(places, tokens, holes, samples, strict=True):
+                path = prior_path(job.folder, k, job.work.id(i))
                 try:
-                    write_prior(path, row, sample, hole, quantise.colours, shape.prior_size)
+                    write_prior(path, row, one, hole, quantise.colours, job.shape.prior_size)
                 except OSError as error:
-                    outcome.fail(work.id(i), not_written(path, error))
+                    outcome.fail(job.work.id(i), not_written(path, error))
                 bar.update()
 
 
-def _batches(work: inputs.Inputs, view: inputs.View, prior_size: int, quantise: palette.Quantiser,
-             todo: list[tuple[int, int]], batch_size: int, outcome: inputs.Outcome, bar: tqdm) -> Iterator[list]:
+def _batches(job: Job, quantise: palette.Quantiser, todo: list[tuple[int, int]], batch_size: int,
+             outcome: inputs.Outcome, bar: tqdm) -> Iterator[list]:
     """Lists of up to ``batch_size`` ((picture, sample), tokens, hole); pictures are read once, when they are due."""
     batch, last, prepared = [], None, None
     for i, k in todo:
         if i != last:
             try:
-                last, prepared = i, prepare(work, i, view, prior_size, quantise)
+                last, prepared = i, prepare(job.work, i, job.view, job.shape.prior_size, quantise)
             except UserError as error:
                 last, prepared = i, None
-                outcome.fail(work.id(i), error)
+                outcome.fail(job.work.id(i), error)
         if prepared is None:
             bar.update()
             continue

@@ -139,14 +139,14 @@ def _train(args: Any, folder: Path, colours: np.ndarray, shape: architecture.Arc
            last_step: int) -> int:
     device.start(args.device_target, args.device_id, args.distributed)
     from Transformer.models import networks
-    from Transformer.models.step import TrainStep, mean_nll
+    from Transformer.models.step import Recipe, TrainStep, mean_nll
 
     rng = np.random.default_rng([args.seed, 0])
     net = networks.GPT(shape.vocab_size, shape.n_embd, shape.n_layer, shape.n_head, shape.prior_size ** 2,
                        shape.GELU_2, gelu=shape.gelu, rng=rng)
     if args.init == 'structured':
         networks.start_structured(net, colours, shape.prior_size, rng)
-    step = TrainStep(net, args)
+    step = TrainStep(net, options.chosen(Recipe, args))
     settings = training.settings_of(args, _COURSE_FREE) | {'total_batch': order.pictures_per_step,
                                                            'pictures': order.n_pictures}
     keeper = training.Keeper(folder, {NAME: training.Network(

@@ -2,8 +2,12 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+from typing import TypeVar
 
 from ict.errors import UserError
+
+_Record = TypeVar('_Record')
 
 
 def boolean(text: str) -> bool:
@@ -50,6 +54,11 @@ def require(condition: bool, message: str) -> None:
     """A UserError unless ``condition``."""
     if not condition:
         raise UserError(message)
+
+
+def chosen(kind: type[_Record], args: argparse.Namespace) -> _Record:
+    """A dataclass whose fields have the names of options, filled with these options."""
+    return kind(**{field.name: getattr(args, field.name) for field in dataclasses.fields(kind)})
 
 
 def positive(args: argparse.Namespace, *names: str, least: float = 1) -> None:

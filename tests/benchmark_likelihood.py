@@ -77,9 +77,10 @@ def main(argv: list[str]) -> int:
     masks = args.mask or drawn_masks(place, len(pairs.listing(args.input, '--input', without=place)))
     own = stage_1.arguments(['--ckpt_path', args.ckpt_path, '--image_url', args.input, '--mask_url', masks,
                              '--save_url', str(place / 'AP')])
-    found, shape, colours, _, view, work = stage_1.check(own)
-    quantise = palette.Quantiser(colours)
-    scenes = [read(work, i, view, shape.prior_size, quantise) for i in range(min(args.pictures, len(work)))]
+    job = stage_1.check(own)
+    found, shape, work = job.found, job.shape, job.work
+    quantise = palette.Quantiser(job.colours)
+    scenes = [read(work, i, job.view, shape.prior_size, quantise) for i in range(min(args.pictures, len(work)))]
     args.device_target = device.choose(args.device_target, args.device_id)
     about = machine(args.device_target, os.getloadavg()[0])
     device.start(args.device_target, args.device_id)

@@ -59,9 +59,9 @@ def stage_1(own: list[str]) -> tuple[Callable[[], Any], int]:
     args = train_1.arguments(['--data_path', '.', '--random_stroke', '--GELU_2', *own])
     device.start(args.device_target, args.device_id)
     from Transformer.models.networks import GPT
-    from Transformer.models.step import TrainStep
+    from Transformer.models.step import Recipe, TrainStep
     net = GPT(PALETTE_SIZE, args.n_embd, args.n_layer, args.n_head, PRIOR_SIZE ** 2, True, rng=np.random.default_rng(0))
-    step = TrainStep(net, args)
+    step = TrainStep(net, options.chosen(Recipe, args))
     tokens, holes = made_up_tokens(args.batch_size)
     return lambda: step(tokens, holes, args.learning_rate), args.batch_size
 
@@ -71,10 +71,10 @@ def stage_2(own: list[str]) -> tuple[Callable[[], Any], int]:
     args = arguments_2(own)
     device.start(args.device_target, args.device_id)
     from Guided_Upsample.models import networks
-    from Guided_Upsample.models.step import TrainStep
+    from Guided_Upsample.models.step import Recipe, TrainStep
     rng = np.random.default_rng(0)
     generator = networks.Generator(args.residual_blocks, args.base_channels, 'symmetric', rng=rng)
-    step = TrainStep(generator, networks.Discriminator(3, rng=rng), None, args)
+    step = TrainStep(generator, networks.Discriminator(3, rng=rng), None, options.chosen(Recipe, args))
     inputs = made_up_pictures(args.batch_size, args.image_size)
     return lambda: step(*inputs), args.batch_size
 

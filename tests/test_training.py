@@ -1,7 +1,6 @@
 """Training: the published trajectory, options against NumPy, and resumes that nobody can tell from no stop at all."""
 from __future__ import annotations
 
-import argparse
 import csv
 import math
 import os
@@ -24,13 +23,7 @@ from tests.conftest import DEVICE, ROOT, command, files_of, made_up, parity, pho
 from Transformer import train as train_1
 from Transformer.models import networks
 from Transformer.models.networks import GPT
-from Transformer.models.step import TrainStep, is_decayed
-
-
-def options(**changed) -> argparse.Namespace:
-    return argparse.Namespace(**{'recompute': False, 'amp_level': 'O0', 'learning_rate': 3e-4, 'beta1': 0.9,
-                                 'beta2': 0.95, 'clip_norm': 0.0, 'weight_decay': 0.0, 'dynamic_weight': False,
-                                 'distributed': False, **changed})
+from Transformer.models.step import Recipe, TrainStep, is_decayed
 
 
 class PublishedNorm(nn.LayerNorm):
@@ -64,7 +57,7 @@ def test_three_adam_steps_equal_the_published(gelu_2, recompute, monkeypatch):
     vocab, n_embd, n_layer, n_head, block = (int(v) for v in arrays['config'])
     net = GPT(vocab, n_embd, n_layer, n_head, block, gelu_2)
     set_weights(net, made_up({p.name: p.shape for p in net.get_parameters()}, 7))
-    step = TrainStep(net, options(recompute=recompute))
+    step = TrainStep(net, Recipe(recompute=recompute))
     losses = [step(arrays['idx'], arrays['masks'], 3e-4)['loss'] for _ in range(3)]
     np.testing.assert_allclose(losses, arrays['losses'], rtol=1e-6)
     net.set_train(False)
@@ -75,7 +68,7 @@ def test_three_adam_steps_equal_the_published(gelu_2, recompute, monkeypatch):
 def toy_step(**changed) -> tuple[GPT, TrainStep, np.ndarray, np.ndarray]:
     net = GPT(16, 8, 1, 2, 16, True, rng=np.random.default_rng(0))
     rng = np.random.default_rng(1)
-    return (net, TrainStep(net, options(**changed)), rng.integers(0, 16, (2, 16)).astype(np.int32),
+    return (net, TrainStep(net, Recipe(**changed)), rng.integers(0, 16, (2, 16)).astype(np.int32),
             (rng.random((2, 16)) < 0.5).astype(np.float32))
 
 

@@ -49,13 +49,10 @@ class Painter:
     def everywhere(self, images: np.ndarray, priors: np.ndarray, holes: np.ndarray) -> np.ndarray:
         """The same before known pixels are put back."""
         inputs = as_network_input(images, priors, holes)
-        training = self.generator.training
-        self.generator.set_train(False)
         parts = []
         for start in range(0, len(images), self.rows):
             count = min(self.rows, len(images) - start)
             part = start + np.arange(self.rows) % count  # a short batch is filled up and cut again
             output = self.forward(*[ms.Tensor(x[part]) for x in inputs])
             parts.append(output.asnumpy()[:count].astype(np.float32, copy=False))
-        self.generator.set_train(training)
         return np.concatenate(parts).transpose(0, 2, 3, 1)

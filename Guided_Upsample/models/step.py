@@ -1,7 +1,7 @@
 """One optimizer step of stage 2: the discriminator first, then the generator against the updated discriminator."""
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import mindspore as ms
 import numpy as np
@@ -18,28 +18,46 @@ def _none(name: str) -> bool:
     return False
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """What a step does; the options of the same names."""
+
+    lr: float
+    D2G_lr: float
+    beta1: float
+    beta2: float
+    l1_loss_weight: float
+    style_loss_weight: float
+    content_loss_weight: float
+    inpaint_adv_loss_weight: float
+    amp_level: str = 'O0'
+    recompute: bool = False
+    distributed: bool = False
+
+
 class TrainStep:
     """Both networks' losses, gradients and updates, compiled."""
 
-    def __init__(self, generator: Generator, discriminator: Discriminator, vgg: VGG19 | None, args: Any) -> None:
-        if args.recompute:
+    def __init__(self, generator: Generator, discriminator: Discriminator, vgg: VGG19 | None,
+                 recipe: Recipe) -> None:
+        if recipe.recompute:
             for block in generator.middle:
                 block.recompute()
         generator.set_train(True)
         discriminator.set_train(True)
-        painter = optimizers.mixed_precision(generator, args.amp_level)
-        judge = optimizers.mixed_precision(discriminator, args.amp_level)
-        self.scaler = optimizers.loss_scaler(args.amp_level)
+        painter = optimizers.mixed_precision(generator, recipe.amp_level)
+        judge = optimizers.mixed_precision(discriminator, recipe.amp_level)
+        self.scaler = optimizers.loss_scaler(recipe.amp_level)
         scaler = self.scaler
-        self.gen_optimizer = optimizers.adam(generator, args.lr, args.beta1, args.beta2)
-        self.dis_optimizer = optimizers.adam(discriminator, args.lr * args.D2G_lr, args.beta1, args.beta2)
-        move_generator = optimizers.Update(self.gen_optimizer, 0.0, 0.0, _none, args.distributed, scaler)
-        move_discriminator = optimizers.Update(self.dis_optimizer, 0.0, 0.0, _none, args.distributed, scaler)
-        l1_weight, adv_weight = args.l1_loss_weight, args.inpaint_adv_loss_weight
-        content_weight, style_weight = args.content_loss_weight, args.style_loss_weight
-        rates = (ms.Tensor(args.lr, ms.float32), ms.Tensor(args.lr * args.D2G_lr, ms.float32))
+        self.gen_optimizer = optimizers.adam(generator, recipe.lr, recipe.beta1, recipe.beta2)
+        self.dis_optimizer = optimizers.adam(discriminator, recipe.lr * recipe.D2G_lr, recipe.beta1, recipe.beta2)
+        move_generator = optimizers.Update(self.gen_optimizer, 0.0, 0.0, _none, recipe.distributed, scaler)
+        move_discriminator = optimizers.Update(self.dis_optimizer, 0.0, 0.0, _none, recipe.distributed, scaler)
+        l1_weight, adv_weight = recipe.l1_loss_weight, recipe.inpaint_adv_loss_weight
+        content_weight, style_weight = recipe.content_loss_weight, recipe.style_loss_weight
+        rates = (ms.Tensor(recipe.lr, ms.float32), ms.Tensor(recipe.lr * recipe.D2G_lr, ms.float32))
         zero = ms.Tensor(0.0, ms.float32)
-        over_ranks = optimizers.MeanOverRanks(args.distributed)
+        over_ranks = optimizers.MeanOverRanks(recipe.distributed)
         self.names = ['gen_loss', 'l1', 'adv', 'content', 'style', 'dis_loss', 'dis_real', 'dis_fake']
 
         def judged(real: ms.Tensor, fake: ms.Tensor) -> tuple[ms.Tensor, ...]:

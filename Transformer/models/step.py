@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
 import mindspore as ms
 import numpy as np
@@ -18,21 +18,36 @@ def is_decayed(name: str) -> bool:
     return name.endswith('.weight')
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """What a step does; the options of the same names."""
+
+    learning_rate: float = 3e-4
+    beta1: float = 0.9
+    beta2: float = 0.95
+    clip_norm: float = 0.0
+    weight_decay: float = 0.0
+    dynamic_weight: bool = False
+    amp_level: str = 'O0'
+    recompute: bool = False
+    distributed: bool = False
+
+
 class TrainStep:
     """Forward, backward, reduction over ranks, clipping, decoupled decay and Adam as one compiled function."""
 
-    def __init__(self, net: GPT, args: Any) -> None:
-        if args.recompute:
+    def __init__(self, net: GPT, recipe: Recipe) -> None:
+        if recipe.recompute:
             for block in net.blocks:
                 block.recompute()
         net.set_train(True)
-        self.net = optimizers.mixed_precision(net, args.amp_level)
-        self.scaler = optimizers.loss_scaler(args.amp_level)
-        self.optimizer = optimizers.adam(net, args.learning_rate, args.beta1, args.beta2)
-        update = optimizers.Update(self.optimizer, args.clip_norm, args.weight_decay, is_decayed, args.distributed,
-                                   self.scaler)
-        forward_net, scaler, per_masked_token = self.net, self.scaler, bool(args.dynamic_weight)
-        over_ranks = optimizers.MeanOverRanks(args.distributed)
+        self.net = optimizers.mixed_precision(net, recipe.amp_level)
+        self.scaler = optimizers.loss_scaler(recipe.amp_level)
+        self.optimizer = optimizers.adam(net, recipe.learning_rate, recipe.beta1, recipe.beta2)
+        update = optimizers.Update(self.optimizer, recipe.clip_norm, recipe.weight_decay, is_decayed,
+                                   recipe.distributed, self.scaler)
+        forward_net, scaler, per_masked_token = self.net, self.scaler, recipe.dynamic_weight
+        over_ranks = optimizers.MeanOverRanks(recipe.distributed)
 
         def forward(tokens: ms.Tensor, masks: ms.Tensor) -> tuple[ms.Tensor, ms.Tensor, ms.Tensor]:
             logits = ops.cast(forward_net(tokens, masks), ms.float32)  # (B, T, V)
