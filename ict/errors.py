@@ -11,6 +11,7 @@ from pathlib import Path
 NOTHING_DONE = 2
 BUG = 70  # Python's own 1 would mean that some pictures failed
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_NO_MEMORY = "memory isn't enough"  # in the words of MindSpore's allocators
 _CONTROL = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
 
 
@@ -36,7 +37,7 @@ def not_written(path: Path, error: OSError) -> UserError:
 
 
 def run(main: Callable[[list[str]], int | None]) -> int:
-    """Exit status of ``main(argv)``: 2 and a line for a ``UserError`` or a full disk, 70 and a traceback for bugs."""
+    """Exit status of ``main(argv)``: 2 and a line for a ``UserError``, a full disk or memory; 70 for bugs."""
     sys.stdout.reconfigure(errors='backslashreplace')  # a file name may be no text
     try:
         return main(sys.argv[1:]) or 0
@@ -56,6 +57,10 @@ def run(main: Callable[[list[str]], int | None]) -> int:
         note(f'error: nothing more can be written ({error.strerror}); finished files are whole, and the same command '
              f'continues once it can')
         return NOTHING_DONE
-    except Exception:
+    except Exception as error:
+        if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY in str(error)):
+            note('error: out of memory; a smaller --batch_size or --image_size needs less, and training also with '
+                 '--recompute or --amp_level O2; finished files are whole')
+            return NOTHING_DONE
         traceback.print_exc()
         return BUG

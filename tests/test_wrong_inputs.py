@@ -268,6 +268,19 @@ def test_through_the_shell_it_is_one_line_and_status_2(place):
     assert done.stderr.count('\n') == 1 and 'missing' in done.stderr
 
 
+@pytest.mark.parametrize('error', [
+    MemoryError(), RuntimeError("Device(id:0) memory isn't enough and alloc failed, kernel name: Conv2D-op1")])
+def test_too_little_memory_is_one_line(error, monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', ['x'])
+
+    def main(argv):
+        raise error
+
+    assert errors.run(main) == 2
+    said = capsys.readouterr().err
+    assert said.count('\n') == 1 and '--batch_size' in said and 'Traceback' not in said
+
+
 def test_a_bug_keeps_its_traceback_and_is_told_from_some_failed_pictures(monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', ['x'])
     assert errors.run(lambda argv: 1 / 0) not in (0, 1, 2)
