@@ -4,6 +4,7 @@
 """
 from __future__ import annotations
 
+import hashlib
 import math
 import sys
 from pathlib import Path
@@ -74,7 +75,7 @@ def arguments(argv: list[str]) -> Any:
     require(args.image_size % 4 == 0 and args.image_size >= 32, f'--image_size {args.image_size}: must be a multiple '
                                                                 'of 4 and at least 32')
     require(args.mask_type == dataset.BLOCK or bool(args.mask) or (args.mode == TEST and bool(args.val_path)),
-            f'--mask: needed for --mask_type {args.mask_type} (make some: python mask/generate.py)')
+            f'--mask: needed for --mask_type {args.mask_type} (make some: python mask/generate.py --save_path masks)')
     require(not args.val_prior or bool(args.val_mask), '--val_prior: needs --val_mask, the masks it was made with')
     require(args.mode == TRAIN or bool(args.ckpt_path), '--ckpt_path: needed for --mode 2')
     return args
@@ -146,10 +147,21 @@ def source_of(args: Any, centres: np.ndarray, folder: Path, input_path: str, inp
         seen = made['settings'].get('geometry') if made is not None else 'crop'
         require(seen == 'crop', f'{prior_option} {prior}: made with --geometry {seen}; training works on the middle '
                                 f'square, make them with --geometry crop')
-        for i in range(0, len(pictures), max(1, len(pictures) // _PROBES)):  # workers name the others
+        # Workers name what is missing of the others; a validation has none and must not fail hours later.
+        for i in range(0, len(pictures), 1 if prior_option == '--val_prior' else max(1, len(pictures) // _PROBES)):
             dataset.priors_of(priors, pictures, i)
+            if numbers is not None and made is not None:
+                _same_sources(made['pictures'].get(pictures.id(i)), pictures.path(i), mask_files.path(numbers[i]),
+                              f'{prior_option} {prior}')
     return dataset.Source(pictures, mask_type, mask_files, numbers, priors, centres, args.image_size, args.prior_size,
                           args.prior_random_degree, args.use_degradation_2)
+
+
+def _same_sources(entry: dict[str, Any] | None, picture: Path, mask: Path, prior: str) -> None:
+    """A UserError unless stage 1's manifest says that a prior was made of this picture and this mask."""
+    for key, path in (('image', picture), ('mask', mask)):
+        require(entry is not None and entry.get(f'{key}_digest') == manifest.file_digest(path),
+                f'{prior}: its prior of {picture} was made with another {key} than {path}; run stage 1 again')
 
 
 def validation_source(args: Any, centres: np.ndarray, folder: Path) -> dataset.Source | None:
@@ -170,7 +182,11 @@ def best_by(held_back: dataset.Source | None) -> str:
     if held_back is None:
         return training.best_by(None, None)
     decides = training.best_by(held_back.pictures, held_back.mask_files)
-    return decides if held_back.prior_folders is None else f'{decides}, stage 1\'s priors'
+    if held_back.prior_folders is None:
+        return decides
+    digests = [manifest.file_digest(path) for i in range(len(held_back.pictures))
+               for path in dataset.priors_of(held_back.prior_folders, held_back.pictures, i)]
+    return f'{decides} with priors {hashlib.sha256("".join(digests).encode()).hexdigest()[:12]}'
 
 
 def main(argv: list[str]) -> int:
@@ -251,7 +267,8 @@ def _work(args: Any, folder: Path, centres: np.ndarray, shape: architecture.Arch
     elif given is not None:
         for network, one in zip((generator, discriminator), given, strict=False):  # without its loss, one starts anew
             checkpoint.load_into(network, one)
-        training.say(f'{given[0].path}: weights only, from step 0 (no training state beside it)')
+        training.say(f'{given[0].path}: weights only, from step 0 (no training state beside it)'
+                     f'{"" if len(given) > 1 else "; the discriminator starts anew"}')
 
     def take_step(_: int, arrays: tuple[np.ndarray, ...]) -> dict[str, float]:
         inputs = dataset.as_network_input(*arrays)

@@ -72,8 +72,9 @@ def add_sampling(parser: Any) -> None:
     add('--resample', type=float, default=0.0,
         help='share of the tokens that is filled a second time: the least likely ones, in this share of further passes')
     add('--reuse_window', type=int, default=0,
-        help='after the first pass compute only windows of so many positions around the tokens filled last, and reuse '
-             'keys and values of all others: 3 is nearly exact and many times faster; 0 = compute everything')
+        help='after the first pass compute only square windows of this side around the tokens filled last, and reuse '
+             'keys and values of all others: 3 is nearly exact and many times faster; 0 = compute everything'
+             ' (an odd number; in float32, with the schedules raster and halton)')
     add('--refresh', type=int, default=64,
         help='with --reuse_window: compute everything every so many passes; 0 = only in the first')
     options.add_flag(parser, '--deterministic', 'the mean colour that the model expects instead of a sample')
@@ -175,7 +176,7 @@ def prepare(work: inputs.Inputs, i: int, view: inputs.View, prior_size: int,
     else:
         if geometry.reaches_out(grey, *picture.rgb.shape[:2], view.geometry):
             work.say(f'{work.pictures.path(i)}: the part of the hole outside the middle square is not filled; use '
-                     f'--keep_size or --geometry resize')
+                     f'--geometry resize (run.py: or --keep_size)')
         frame, full = geometry.hole_in(grey, *picture.rgb.shape[:2], view.geometry)
         small, hole = geometry.sealed(geometry.cut(picture.rgb, frame), full, prior_size, Image.BILINEAR)
     return quantise(small).reshape(-1), hole.reshape(-1)

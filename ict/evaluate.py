@@ -32,6 +32,7 @@ from ict.options import positive, require
 from ict.process import call
 
 RUN = Path(__file__).resolve().parents[1] / 'run.py'
+OF_SAMPLES = ('--resample', '--reuse_window', '--refresh', '--schedule')  # --deterministic refuses the first two
 RUNS_OWN = ('--input_image', '--input_mask', '--deterministic', '--keep_size', '--test_only')
 SAMPLES, DETERMINISTIC, PRIORS = 'samples', 'deterministic', 'AP'
 ORIGINALS, RESULTS, MEAN, TELEA, NAVIER_STOKES = 'originals', 'results', 'mean', 'telea', 'navier_stokes'
@@ -80,6 +81,17 @@ def command(args: argparse.Namespace, further: list[str], folder: Path, own: lis
               if (value := getattr(args, name)) is not None for text in (f'--{name}', str(value))]
     return ['--input_image', args.input, '--input_mask', args.mask,
             '--save_place', str(folder), *own, *shared, *further]
+
+
+def without(further: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Options, each with one value (``--name value`` or ``--name=value``), but for those of these names."""
+    kept, skip = [], False
+    for text in further:
+        name, equals, _ = text.partition('=')
+        if not skip and name not in names:
+            kept.append(text)
+        skip = not skip and name in names and not equals
+    return kept
 
 
 def scored_view(rgb: np.ndarray, grey: np.ndarray, geometry_name: str, size: int) -> geometry.ScoredView:
@@ -291,10 +303,11 @@ def main(argv: list[str]) -> int:
     work = inputs.find(args.input, '--input', args.mask, '--mask', args.max_pixels, place)
     refuse_strangers(place, work, args.sample_num)
     worst = 0
-    for folder, own, what in ((SAMPLES, ['--sample_num', str(args.sample_num)], f'{args.sample_num} samples'),
-                              (DETERMINISTIC, ['--deterministic', 'True'], 'the deterministic completion')):
+    for folder, own, passed, what in (
+            (SAMPLES, ['--sample_num', str(args.sample_num)], further, f'{args.sample_num} samples'),
+            (DETERMINISTIC, ['--deterministic', 'True'], without(further, OF_SAMPLES), 'the deterministic completion')):
         note(f'{what} of {len(work)} pictures')
-        status = call(RUN, command(args, further, place / folder, own))
+        status = call(RUN, command(args, passed, place / folder, own))
         if status not in (0, inputs.SOME_FAILED):
             return status
         worst = max(worst, status)

@@ -25,10 +25,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """How pictures and masks are seen; both stages must agree, so they are in the manifest."""
     parser.add_argument('--mask_mode', choices=MASK_MODES, default=None,
                         help='sealed: nothing under the mask can reach a result; published: as the published code '
-                             '(default: sealed)')
+                             '(default: sealed; stage 2: as the priors were made)')
     parser.add_argument('--geometry', choices=geometry.GEOMETRIES, default=None,
                         help='crop: middle square; resize: squashed; hole: a square around the hole; published: '
-                             'what each stage of the published code does (default: crop; with --keep_size resize)')
+                             'what each stage of the published code does (default: crop; run.py with '
+                             '--keep_size: resize; stage 2: as the priors were made)')
     options.add_flag(parser, '--invert_mask', 'black is the hole in the mask files')
     parser.add_argument('--dilate', type=int, default=0, help='grow the hole by so many mask pixels')
     parser.add_argument('--max_pixels', type=int, default=images.MAX_PIXELS,

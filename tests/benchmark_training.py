@@ -179,7 +179,7 @@ def data(args: argparse.Namespace) -> int:
     order = training.Order(len(source.pictures), 1, 0)
     pipelines = {
         'stage 1: decode, crop, flip, strokes, tokens': data_1.TrainingBatches(
-            source.pictures, None, palette.Quantiser(colours), own_1.prior_size, order, own_1.crop_scale),
+            source.pictures, None, palette.Quantiser(colours), PRIOR_SIZE, order, own_1.crop_scale),
         'stage 2: decode, crop, flip, block, degraded prior': data_2.TrainingBatches(source, order, own_2.crop_scale)}
     for name, batches in pipelines.items():
         for workers in map(int, args.workers.split(',')):

@@ -152,3 +152,15 @@ def test_differences_are_taken_picture_by_picture():
 def test_tables_have_decimals_as_told_and_dashes_for_the_unknown():
     table = benchmark.markdown([{'a': 'x', 'b': 1.23456}, {'a': 3, 'b': math.nan}], (('A', 'a', 0), ('B', 'b', 2)))
     assert table == '| A | B |\n|---|---|\n| x | 1.23 |\n| 3 | – |'
+
+
+def test_the_data_pipelines_run_with_the_trainings_defaults(tmp_path, capsys):
+    """No figure is looked at: only that both deliver, as the command stands in the readme."""
+    from tests import benchmark_training
+    (tmp_path / 'photos').mkdir()
+    for i in range(3):
+        images.write_png(tmp_path / 'photos' / f'{i}.png', photograph(i))
+    assert benchmark_training.main(['data', '--input', str(tmp_path / 'photos'), '--pictures', '3', '--workers', '0',
+                                    '--save_place', str(tmp_path / 'save')]) == 0
+    said = capsys.readouterr().out
+    assert said.count('| stage 1: decode') == said.count('| stage 2: decode') == 1

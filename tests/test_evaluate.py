@@ -440,3 +440,11 @@ def test_scored_pictures_are_8_bit_rgb(folder):
         for file in names_in(tmp_path / 'out' / name):
             with Image.open(tmp_path / 'out' / name / file) as opened:
                 assert (opened.format, opened.mode, opened.size) == ('PNG', 'RGB', (S, S))
+
+
+def test_options_that_only_samples_know_are_kept_from_the_deterministic_mode(folder):
+    tmp_path, fake = folder
+    assert evaluate.main(argv_of(tmp_path, '--resample', '0.25', '--reuse_window=3', '--top_k', '5')) == 0
+    samples, deterministic = fake.commands
+    assert {'--resample', '0.25', '--reuse_window=3'} <= set(samples)
+    assert deterministic[-2:] == ['--top_k', '5'] and not {'--resample', '0.25', '--reuse_window=3'} & {*deterministic}

@@ -536,6 +536,28 @@ def test_validation_on_the_priors_that_stage_1_sampled(pictures, masks, tiny, tm
     assert found['black'] != found['degraded']
 
 
+def test_priors_are_those_of_the_pictures_and_masks_and_each_validation_has_its_own(pictures, masks, tiny, tmp_path):
+    from Transformer import infer
+    assert infer.main([str(a) for a in ('--ckpt_path', tiny['transformer'], '--image_url', pictures, '--mask_url',
+                                        masks / '00000.png', '--save_url', tmp_path / 'AP', '--sample_steps', 1,
+                                        '--device_target', DEVICE)]) == 0
+    own = ('--max_iteration', 1, '--val_path', pictures, '--val_prior', tmp_path / 'AP', '--val_mask')
+    with pytest.raises(UserError, match=r'was made with another mask than .*00001\.png; run stage 1 again'):
+        train_2.main(argv_2(pictures, masks, tmp_path / 'a', tiny['kmeans'], *own, masks / '00001.png'))
+    deciders = []
+    for seed in (0, 1):
+        prior = next((tmp_path / 'AP' / 'condition_1').iterdir())
+        Image.fromarray(photograph(seed, 8, 8)).save(prior)
+        assert train_2.main(argv_2(pictures, masks, tmp_path / str(seed), tiny['kmeans'], *own,
+                                   masks / '00000.png')) == 0
+        deciders.append(checkpoint.read(tmp_path / str(seed) / 'InpaintingModel_gen_latest_state.ckpt')
+                        .record['progress']['best_by'])
+    assert deciders[0] != deciders[1]
+    prior.unlink()
+    with pytest.raises(UserError, match='has no prior of'):
+        train_2.main(argv_2(pictures, masks, tmp_path / 'b', tiny['kmeans'], *own, masks / '00000.png'))
+
+
 @pytest.mark.parametrize('kind', ['adversarial', 'vgg'])
 def test_each_loss_moves_the_generator_and_vgg_stays_as_it_is(kind, pictures, masks, tiny, tmp_path):
     """Only the one loss is on, so the generator moves because of it; VGG is neither trained nor saved."""

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ict import checkpoint, errors
+from ict import checkpoint, device, errors
 from tests.conftest import DEVICE, command, files_of, photograph
 
 STAGES = {'1': 'Transformer.infer', '2': 'Guided_Upsample.infer', 'run': 'run', 'train 1': 'Transformer.train',
@@ -82,9 +82,10 @@ GOOD = {
     'run': '--transformer_ckpt {transformer} --upsample_ckpt {generator} --input_image {images} --input_mask {masks} '
            '--save_place {save}',
     'train 1': '--data_path {images} --mask_path {masks} --save_path {save} --n_layer 2 --n_embd 16 --n_head 2 '
-               '--prior_size 8 --GELU_2 --kmeans {kmeans} --max_steps 1',
+               f'--prior_size 8 --GELU_2 --kmeans {{kmeans}} --max_steps 1 --device_target {DEVICE}',
     'train 2': '--input {images} --mask {masks} --save_path {save} --base_channels 4 --residual_blocks 1 '
-               '--image_size 32 --prior_size 8 --style_loss_weight 0 --content_loss_weight 0 --max_iteration 1',
+               '--image_size 32 --prior_size 8 --style_loss_weight 0 --content_loss_weight 0 --max_iteration 1 '
+               f'--device_target {DEVICE}',
     'mask': '--save_path {save} --count 1',
     'palette': '--data_path {images} --save_path {tmp}/k.npy --colours 8',
 }
@@ -224,6 +225,8 @@ def merged(good: str, change: str, place: dict[str, str]) -> list[str]:
 @pytest.mark.parametrize(('name', 'change', 'says'), TABLE, ids=[f'{n} {c}' for n, c, _ in TABLE])
 def test_wrong_input(place, monkeypatch, capfd, name, change, says):
     monkeypatch.delenv('RANK_ID', raising=False)
+    if change == '--device_target GPU' and not device.this_machine().problems(0):
+        pytest.skip('there is a GPU')
     argv = merged(GOOD[name], change, place)
     module = importlib.import_module(STAGES[name])
     monkeypatch.setattr(sys, 'argv', [name, *argv])
