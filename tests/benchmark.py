@@ -66,6 +66,7 @@ RECOMMENDED = f'halton-{stage_1.RECOMMENDED_STEPS}'
 QUALITYS_OWN = ('--input_image', '--input_mask', '--save_place', '--sample_num', '--sample_steps', '--schedule',
                 '--step_schedule', '--deterministic', '--reuse_window', '--refresh', '--keep_size', '--test_only',
                 '--visualize')
+PLAIN = 'stage 2 as a plain graph'
 HOLE = 0.4  # of the tokens, in the photograph of `speed`
 SMALLEST_HOLE, LARGEST_HOLE = 0.2, 0.6  # of the masks that `quality` draws
 IMAGE_SIZE = 256  # run.py knows no other
@@ -503,7 +504,7 @@ def transformer(argv: list[str]) -> int:
 
 
 def generator(argv: list[str]) -> int:
-    """A fresh process that paints as stage 2 does; argv as in ``transformer``."""
+    """A fresh process that paints as stage 2 does, or with MindSpore's own last layer; argv as in ``transformer``."""
     from Guided_Upsample.models import architecture as painters
     task, clock = json.loads(argv[0]), Clock()
     with clock.part('check'):
@@ -516,6 +517,11 @@ def generator(argv: list[str]) -> int:
     with clock.part('load'):
         net = paint.load(found, shape)
     loaded = memory_mb()[0]
+    if task['plain']:
+        from mindspore import nn
+        last = net.decoder[-1]
+        net.decoder[-1] = nn.Conv2d(last.in_channels, last.out_channels, last.kernel_size, pad_mode='valid',
+                                    has_bias=True, weight_init=last.weight, bias_init=last.bias)
     painter = paint.Painter(net, 1, task['amp_level'])
     rng = np.random.default_rng(0)
     image, prior = rng.integers(0, 256, (2, 1, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)  # (1, S, S, 3) each
@@ -577,7 +583,7 @@ def speed(args: argparse.Namespace, further: list[str]) -> int:
              f'stage 1, {reuse}': {**ONE_BY_ONE, 'reuse_window': 3, 'refresh': 64},
              f'stage 1, {few}': {'schedule': 'halton', 'sample_steps': args.sample_steps, 'deterministic': False},
              f'stage 1, {DETERMINISTIC}': {**ONE_BY_ONE, 'deterministic': True},
-             'stage 2': None}
+             'stage 2': None, PLAIN: None}
     if args.amp_level != 'O0':
         del plans[f'stage 1, {reuse}']  # works in float32 alone
     about = machine(args.device_target, os.getloadavg()[0])
@@ -589,8 +595,8 @@ def speed(args: argparse.Namespace, further: list[str]) -> int:
         for name, settings in plans.items():
             note(f'measuring {name}')
             task = {'path': str(Path(folder) / ('Generator.ckpt' if settings is None else 'Transformer.ckpt')),
-                    'settings': settings, 'tokens': tokens, 'repeats': args.repeats, 'amp_level': args.amp_level,
-                    'device_target': args.device_target, 'device_id': args.device_id}
+                    'settings': settings, 'plain': name == PLAIN, 'tokens': tokens, 'repeats': args.repeats,
+                    'amp_level': args.amp_level, 'device_target': args.device_target, 'device_id': args.device_id}
             answer = Path(folder) / 'answer.json'
             if status := child('generator' if settings is None else 'transformer', json.dumps(task), answer):
                 return status
