@@ -1,0 +1,104 @@
+"""The commands of the readme and the model card: their options exist, and those of training and scoring run."""
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.conftest import ROOT, photograph
+
+DOCUMENTS = ('readme.md', 'ckpts_ICT/demo/model_card.md')
+CHECKED = ('Transformer.train', 'Transformer.infer', 'Guided_Upsample.train', 'Guided_Upsample.infer', 'run',
+           'ict.evaluate')  # their options are parsed and checked without a look at files
+
+
+def typed(text: str) -> list[str]:
+    """The command lines in a document's shell blocks and in its running text."""
+    blocks = re.findall(r'```sh\n(.*?)```', text, re.DOTALL)
+    spans = re.findall(r'`([^`]+)`', re.sub(r'```.*?```', '', text, flags=re.DOTALL))
+    lines = [line for block in blocks for line in block.replace('\\\n', ' ').splitlines()]
+    return [re.sub(r'\s+#.*|\s*&&.*|^\s+', '', line) for line in [*lines, *(' '.join(span.split()) for span in spans)]]
+
+
+def split(line: str) -> tuple[str, list[str]] | None:
+    """A command of ours as (module, arguments); msrun's options are left out."""
+    words = shlex.split(line)
+    if words[:1] not in (['python'], ['msrun']) or len(words) < 2:
+        return None
+    if words[1] == '-m':
+        return words[2], words[3:]
+    first = next((i for i, word in enumerate(words) if word.endswith('.py')), None)
+    return None if first is None else (words[first].removesuffix('.py').replace('/', '.'), words[first + 1:])
+
+
+COMMANDS = sorted({(found[0], tuple(found[1])) for name in DOCUMENTS for line in typed((ROOT / name).read_text())
+                   if (found := split(line)) is not None and found[0] != 'pytest'})
+
+
+def helped(name: str, argv: list[str], capsys: pytest.CaptureFixture) -> set[str]:
+    """The options that a command's --help names."""
+    subcommand = argv[:1] if argv and re.fullmatch('[a-z_]+', argv[0]) and name.startswith('tests.') else []
+    with pytest.raises(SystemExit):
+        importlib.import_module(name).main([*subcommand, '--help'])
+    return set(re.findall(r'--\w+', capsys.readouterr().out))
+
+
+@pytest.mark.parametrize(('name', 'argv'), COMMANDS, ids=[f'{name} {" ".join(argv)}'[:80] for name, argv in COMMANDS])
+def test_every_option_that_is_shown_exists(name, argv, capsys, monkeypatch):
+    known = helped(name, list(argv), capsys)
+    if name == 'ict.evaluate':
+        known |= helped('run', [], capsys)
+    assert {word for word in argv if word.startswith('--')} <= known
+    if name in CHECKED and '...' not in argv:
+        import run
+        monkeypatch.setattr(run, 'checkpoints_of', lambda model: ('published', 'weights'))  # not in this repository
+        importlib.import_module(name).arguments(list(argv))
+
+
+def test_the_documents_show_every_script():
+    assert {name for name, _ in COMMANDS} >= {*CHECKED, 'mask.generate', 'ict.palette', 'ict.device',
+                                              'ckpts_ICT.convert', 'ckpts_ICT.download', 'tests.benchmark'}
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory) -> Path:
+    """A folder with all that the commands name, and with small pictures instead of ImageNet."""
+    folder = tmp_path_factory.mktemp('typed')
+    for name, count in (('ImageNet/train/n01440764', 3), ('photos', 1)):
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(photograph(i)).save(folder / name / f'{i}.png')
+    for name in ('ckpts_ICT', 'images', 'mask'):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+SMALL = {  # in the order of the readme; what is appended to a command that would take a day, or weights from elsewhere
+    'mask.generate --save_path masks --count 10000': '--count 3',
+    'ict.palette --data_path': '--colours 8 --prior_size 8',
+    'Transformer.train --data_path ImageNet/train': '--n_layer 1 --n_embd 16 --n_head 2 --prior_size 8 --max_steps 1',
+    'Guided_Upsample.train --input ImageNet': '--max_iteration 1 --batch_size 2 --base_channels 4 --image_size 32 '
+                                              '--prior_size 8 --content_loss_weight 0 --style_loss_weight 0',
+    'Transformer.infer --ckpt_path ckpts_ICT/demo': '--sample_steps 2',
+    'Guided_Upsample.infer --ckpt_path ckpts_ICT/demo': '',
+    'ict.evaluate --input photos --mask masks --model demo': '',
+}
+
+
+@pytest.mark.parametrize('beginning', SMALL)
+def test_the_commands_of_training_and_scoring_run(beginning, place):
+    """Each uses what those before it have made."""
+    text = (ROOT / 'readme.md').read_text()
+    (argv,) = (found for line in typed(text) if (found := split(line)) is not None
+               and f'{found[0]} {" ".join(found[1])}'.startswith(beginning))
+    script = ['-m', argv[0]] if argv[0].startswith('ict.') else [str(ROOT / (argv[0].replace('.', '/') + '.py'))]
+    done = subprocess.run([sys.executable, *script, *argv[1], *SMALL[beginning].split()], cwd=place,
+                          capture_output=True, text=True, env=os.environ | {'PYTHONPATH': str(ROOT)}, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
