@@ -306,13 +306,12 @@ def plan(job: Job, record: manifest.Manifest, overwrite: bool, outcome: inputs.O
 
 
 def _same_sources(work: inputs.Inputs, i: int, sources: dict[str, Any], made: dict[str, Any] | None) -> None:
-    entry = (made or {}).get('pictures', {}).get(work.id(i))
-    if made is not None and entry is None:
-        raise UserError(f'{work.pictures.path(i)}: stage 1 has made no prior of it')
-    for key in ('image_digest', 'mask_digest'):
-        if entry is not None and entry.get(key) != sources[key]:
-            raise UserError(f"{work.pictures.path(i)}: its prior was made from another "
-                            f"{key.removesuffix('_digest')}; run stage 1 again")
+    if made is None:
+        return
+    entry = made['pictures'].get(work.id(i))
+    require(entry is not None, f'{work.pictures.path(i)}: stage 1 has made no prior of it')
+    other = manifest.other_source(entry, sources)
+    require(other is None, f'{work.pictures.path(i)}: its prior was made from another {other}; run stage 1 again')
 
 
 def fill(job: Job, painter: Callable, todo: list[tuple[int, int]], batch_size: int, outcome: inputs.Outcome,

@@ -159,9 +159,10 @@ def source_of(args: Any, centres: np.ndarray, folder: Path, input_path: str, inp
 
 def _same_sources(entry: dict[str, Any] | None, picture: Path, mask: Path, prior: str) -> None:
     """A UserError unless stage 1's manifest says that a prior was made of this picture and this mask."""
-    for key, path in (('image', picture), ('mask', mask)):
-        require(entry is not None and entry.get(f'{key}_digest') == manifest.file_digest(path),
-                f'{prior}: its prior of {picture} was made with another {key} than {path}; run stage 1 again')
+    paths = {'image': picture, 'mask': mask}
+    other = manifest.other_source(entry or {}, {f'{key}_digest': manifest.file_digest(paths[key]) for key in paths})
+    require(other is None, f'{prior}: its prior of {picture} was made with another {other} than {paths.get(other)}; '
+                           f'run stage 1 again')
 
 
 def validation_source(args: Any, centres: np.ndarray, folder: Path) -> dataset.Source | None:

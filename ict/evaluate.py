@@ -32,7 +32,7 @@ from ict.options import positive, require
 from ict.process import call
 
 RUN = Path(__file__).resolve().parents[1] / 'run.py'
-OF_SAMPLES = ('--resample', '--reuse_window', '--refresh', '--schedule')  # --deterministic refuses the first two
+OF_SAMPLES = ('--resample', '--reuse_window')  # --deterministic refuses them
 RUNS_OWN = ('--input_image', '--input_mask', '--deterministic', '--keep_size', '--test_only')
 SAMPLES, DETERMINISTIC, PRIORS = 'samples', 'deterministic', 'AP'
 ORIGINALS, RESULTS, MEAN, TELEA, NAVIER_STOKES = 'originals', 'results', 'mean', 'telea', 'navier_stokes'

@@ -88,5 +88,10 @@ def read(folder: str | Path, name: str) -> dict[str, Any] | None:
     return content
 
 
+def other_source(entry: dict[str, Any], sources: dict[str, Any]) -> str | None:
+    """Which of a picture's sources, 'image' or 'mask', is another than its entry in a manifest names; None: neither."""
+    return next((key for key in ('image', 'mask') if entry.get(f'{key}_digest') != sources[f'{key}_digest']), None)
+
+
 def _short(value: Any) -> str:
     return value[:12] if isinstance(value, str) and len(value) == 64 else str(value)
