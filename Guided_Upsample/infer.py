@@ -31,6 +31,7 @@ from ict import (
     metrics,
     options,
     pairs,
+    parallel,
     report,
 )
 from ict.errors import UserError, not_written, note, run
@@ -71,6 +72,8 @@ def arguments(argv: list[str]) -> Any:
     positive(args, 'condition_num', 'prior_size', 'batch_size')
     require(not (args.test_only and (args.visualize or args.keep_size)),
             '--test_only keeps no pictures: leave --visualize and --keep_size out')
+    require(not (args.test_only and args.distributed),
+            '--test_only keeps nothing that the ranks could share: leave --distributed out')
     require(args.image_size % 4 == 0 and args.image_size >= 32,
             f'--image_size {args.image_size}: must be a multiple of 4 and at least 32')
     return args
@@ -88,9 +91,9 @@ def add_painting(parser: Any) -> None:
 def find_generator(given: str) -> Path:
     """The checkpoint file itself, or InpaintingModel_gen.ckpt (_best, _latest) in a folder."""
     path = Path(given)
-    if path.is_dir():
+    if os.path.isdir(path):
         for ending in ('', '_best', '_latest'):
-            if (path / f'InpaintingModel_gen{ending}.ckpt').is_file():
+            if os.path.isfile(path / f'InpaintingModel_gen{ending}.ckpt'):
                 return path / f'InpaintingModel_gen{ending}.ckpt'
         raise UserError(f'--ckpt_path {given}: the folder holds no InpaintingModel_gen.ckpt')
     return path
@@ -129,7 +132,7 @@ def check(args: Any) -> Job:
     """Everything that can be wrong with options and files, before MindSpore is imported."""
     found, shape = check_model(args)
     folder = Path(args.save_path)
-    require(Path(args.prior).is_dir(), f"--prior {args.prior}: no such folder; give stage 1's --save_url")
+    require(os.path.isdir(args.prior), f"--prior {args.prior}: no such folder; give stage 1's --save_url")
     conditions = pairs.condition_folders(args.prior, '--prior')
     require(len(conditions) >= args.condition_num, f'--condition_num {args.condition_num}: --prior {args.prior} holds '
                                                    f'only {len(conditions)}')
@@ -248,7 +251,7 @@ def main(argv: list[str]) -> int:
     job = check(args)
     record = open_record(args, job.found, job.shape, job.view, job.folder, job.work)
     args.device_target = device.choose(args.device_target, args.device_id, args.distributed)
-    rank, ranks = device.rank() if args.distributed else (0, 1)
+    rank, ranks = parallel.rank() if args.distributed else (0, 1)
     outcome = inputs.Outcome(len(job.work))
     if rank == 0:
         names = map(job.work.id, range(len(job.work)))
@@ -266,12 +269,12 @@ def main(argv: list[str]) -> int:
                                     args.amp_level)
             fill(job, painter.everywhere, todo, args.batch_size, outcome, scores)
     finally:
-        device.wait_for_all(args.distributed)
+        parallel.wait_for_all(args.distributed)
         if rank == 0:
             _collect(job, record, outcome, scores)
     if rank == 0 and args.visualize and not job.test_only:
         _compare(job, outcome)
-    return device.worst_status(outcome.status(), args.distributed)
+    return parallel.worst_status(outcome.status(), args.distributed)
 
 
 def plan(job: Job, record: manifest.Manifest, overwrite: bool, outcome: inputs.Outcome, rank: int,
@@ -322,7 +325,7 @@ def fill(job: Job, painter: Callable, todo: list[tuple[int, int]], batch_size: i
         painter: images and priors (B, S, S, 3) uint8, holes (B, S, S) bool -> pictures (B, S, S, 3) float32.
     """
     with tqdm(total=len(todo), desc='results', unit='result',
-              disable=None if device.is_writer() else True) as bar:
+              disable=None if parallel.is_writer() else True) as bar:
         for batch in _batches(job, todo, batch_size, outcome, bar):
             places, seen, priors = zip(*batch, strict=True)
             image, hole = np.stack([s.image for s in seen]), np.stack([s.hole for s in seen])
@@ -412,14 +415,15 @@ def _compare(job: Job, outcome: inputs.Outcome) -> None:
             break
         if job.work.id(i) in outcome.failures:
             continue
-        seen = Seen(job.work, i, job.view, job.image_size, job.own_size)
-        masked = np.where(seen.hole[..., None], np.uint8(255), seen.original)
-        row = [seen.original, masked]
-        for k in range(len(job.conditions)):
-            result = images.load_rgb(result_path(job.folder, job.work.id(i), k), job.work.max_pixels)
-            row.append(images.bicubic(geometry.cut(result, seen.frame), job.image_size, job.image_size)
-                       if job.own_size else result)
-        rows.append(row)
+        try:
+            seen = Seen(job.work, i, job.view, job.image_size, job.own_size)
+            results = [images.load_rgb(result_path(job.folder, job.work.id(i), k), job.work.max_pixels)
+                       for k in range(len(job.conditions))]
+        except UserError:  # it failed on another rank
+            continue
+        if job.own_size:
+            results = [images.bicubic(geometry.cut(one, seen.frame), job.image_size, job.image_size) for one in results]
+        rows.append([seen.original, np.where(seen.hole[..., None], np.uint8(255), seen.original), *results])
     if rows:
         results = len(job.conditions)
         titles = ['original', 'masked', *('completed' if results == 1 else f'completed {k + 1}'

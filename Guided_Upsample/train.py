@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,21 @@ import numpy as np
 
 from Guided_Upsample.datasets import dataset
 from Guided_Upsample.models import architecture, vgg_file
-from ict import checkpoint, device, files, images, manifest, metrics, options, pairs, palette, report, training
+from ict import (
+    checkpoint,
+    device,
+    files,
+    images,
+    inputs,
+    manifest,
+    metrics,
+    options,
+    pairs,
+    palette,
+    parallel,
+    report,
+    training,
+)
 from ict.errors import UserError, run
 from ict.options import positive, require
 
@@ -81,16 +96,16 @@ def arguments(argv: list[str]) -> Any:
     return args
 
 
-def find_checkpoints(folder: str, names: tuple[str, ...]) -> list[Path]:
-    """The networks' files in a folder: the latest where there is a state, else the plain names, _best, _latest."""
+def find_checkpoints(folder: str, names: tuple[str, ...], resume: bool) -> list[Path]:
+    """The networks' files in a folder: to resume the latest where there is a state, else plain, _best, _latest."""
     place = Path(folder)
     wanted = ', '.join(f'{name}.ckpt' for name in names)
-    require(place.is_dir(), f'--ckpt_path {folder}: no such folder (it must hold {wanted})')
-    if (place / training.state_name(GEN)).is_file():
+    require(os.path.isdir(place), f'--ckpt_path {folder}: no such folder (it must hold {wanted})')
+    if resume and os.path.isfile(place / training.state_name(GEN)):
         return [place / f'{name}_latest.ckpt' for name in names]
     for ending in ('', '_best', '_latest'):
         found = [place / f'{name}{ending}.ckpt' for name in names]
-        if all(path.is_file() for path in found):
+        if all(os.path.isfile(path) for path in found):
             return found
     raise UserError(f'--ckpt_path {folder}: holds no {wanted} (nor _best, _latest)')
 
@@ -99,8 +114,8 @@ def given_networks(args: Any) -> tuple[list[checkpoint.Checkpoint], checkpoint.C
     """Generator (and, to train against it, discriminator) that --ckpt_path gives, and the training's state beside."""
     adversarial = args.mode == TRAIN and args.inpaint_adv_loss_weight > 0
     kinds = {GEN: 'Generator'} | ({DIS: 'Discriminator'} if adversarial else {})
-    paths = find_checkpoints(args.ckpt_path, tuple(kinds))
-    state = training.find_state(paths[0])
+    paths = find_checkpoints(args.ckpt_path, tuple(kinds), args.mode == TRAIN)
+    state = training.find_state(paths[0]) if args.mode == TRAIN else None
     given = [(training.weights_in(state, name) if state is not None and not path.is_file() else
               checkpoint.read(path, '--ckpt_path')).expect(kind, '--ckpt_path')
              for path, (name, kind) in zip(paths, kinds.items(), strict=True)]
@@ -144,9 +159,13 @@ def source_of(args: Any, centres: np.ndarray, folder: Path, input_path: str, inp
     if prior:
         priors = pairs.condition_folders(prior, prior_option)
         made = manifest.read(prior, manifest.STAGE_1)
-        seen = made['settings'].get('geometry') if made is not None else 'crop'
-        require(seen == 'crop', f'{prior_option} {prior}: made with --geometry {seen}; training works on the middle '
-                                f'square, make them with --geometry crop')
+        for name, wanted in vars(inputs.View()).items():
+            seen = made['settings'].get(name, wanted) if made is not None else wanted
+            require(seen == wanted, f'{prior_option} {prior}: made with --{name} {seen}; training sees pictures and '
+                                    f'masks with --{name} {wanted}, make the priors so')
+        if numbers is None:
+            training.say(f'{prior_option} {prior}: without --mask_type {dataset.PAIRED_FILE} the holes are other ones '
+                         f'than those the priors were made for, so that priors show true colours in them')
         # Workers name what is missing of the others; a validation has none and must not fail hours later.
         for i in range(0, len(pictures), 1 if prior_option == '--val_prior' else max(1, len(pictures) // _PROBES)):
             dataset.priors_of(priors, pictures, i)
@@ -192,12 +211,14 @@ def best_by(held_back: dataset.Source | None) -> str:
 
 def main(argv: list[str]) -> int:
     args = arguments(argv)
-    rank, ranks = device.rank() if args.distributed else (0, 1)
+    rank, ranks = parallel.rank() if args.distributed else (0, 1)
     centres = palette.load(palette.find_for_training(args.kmeans))
     given, state = given_networks(args) if args.ckpt_path else (None, None)
     shape = shape_of(args, given[0] if given else None)
     folder = files.output_folder(args.save_path, '--save_path')
-    if rank == 0:
+    if args.mode == TRAIN:
+        training.require_free(folder, GEN, state, folder)
+    if parallel.is_writer():
         files.sweep(folder, below=False)
     vgg_checkpoint = None
     if args.mode == TRAIN and (args.content_loss_weight > 0 or args.style_loss_weight > 0):
@@ -206,7 +227,7 @@ def main(argv: list[str]) -> int:
     feeder = order = None
     if args.mode == TRAIN:
         source = source_of(args, centres, folder, args.input, '--input', args.mask, '--mask', args.mask_type,
-                           args.prior, '--prior', f'files-{rank}.npz')
+                           args.prior, '--prior', 'files.npz' if parallel.is_writer() else None)
         order = training.Order(len(source.pictures), args.batch_size, args.seed, rank, ranks)
         first_step = state.record['progress']['step'] if state is not None else 0
         require(first_step < args.max_iteration, f'--ckpt_path {args.ckpt_path}: already has the {first_step} of '
@@ -238,14 +259,14 @@ def _work(args: Any, folder: Path, centres: np.ndarray, shape: architecture.Arch
 
     def validate(step: int) -> tuple[float, dict[str, float]]:
         means, sheet = score(held_back, painter, args.batch_size)
-        if device.is_writer():
+        if parallel.is_writer():
             images.write_png(folder / f'sample_{step:07d}.png', sheet)
         return -means['psnr'], {f'val_{k}': v for k, v in means.items()}
 
     if args.mode == TEST:
         checkpoint.load_into(generator, given[0])
         means, sheet = score(held_back, painter, args.batch_size)
-        if device.is_writer():
+        if parallel.is_writer():
             images.write_png(folder / 'sample_test.png', sheet)
             print(f'PSNR: {means["psnr"]:.6f}, MAE: {means["mae"]:.9g}, SSIM: {means["ssim"]:.6f}')
         return 0
@@ -254,7 +275,9 @@ def _work(args: Any, folder: Path, centres: np.ndarray, shape: architecture.Arch
     vgg = vgg_file.load(vgg_checkpoint) if vgg_checkpoint is not None else None
     step = TrainStep(generator, discriminator, vgg, options.chosen(Recipe, args))
     settings = training.settings_of(args, _COURSE_FREE) | {'total_batch': order.pictures_per_step,
-                                                           'pictures': order.n_pictures}
+                                                           'pictures': order.n_pictures,
+                                                           'palette': palette.digest(centres),
+                                                           'sampled_priors': bool(args.prior)}
     keeper = training.Keeper(folder, {
         GEN: training.Network(generator, step.gen_optimizer, {'network': 'Generator',
                                                               'architecture': shape.record()}),

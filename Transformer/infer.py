@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ict import checkpoint, device, files, geometry, images, inputs, manifest, options, palette
+from ict import checkpoint, device, files, geometry, images, inputs, manifest, options, palette, parallel
 from ict.errors import UserError, not_written, note, run
 from ict.options import positive, require
 from Transformer.datasets.dataset import published_view
@@ -179,6 +179,9 @@ def prepare(work: inputs.Inputs, i: int, view: inputs.View, prior_size: int,
                      f'--geometry resize (run.py: or --keep_size)')
         frame, full = geometry.hole_in(grey, *picture.rgb.shape[:2], view.geometry)
         small, hole = geometry.sealed(geometry.cut(picture.rgb, frame), full, prior_size, Image.BILINEAR)
+    if not hole.any():
+        work.say(f'{work.mask_path(i)}: no hole in the part of {work.pictures.path(i)} that is completed; '
+                 f'{"black, up to" if view.invert_mask else "white, above"} {geometry.HOLE_LEVEL}, is the hole')
     return quantise(small).reshape(-1), hole.reshape(-1)
 
 
@@ -200,7 +203,7 @@ def main(argv: list[str]) -> int:
         **vars(settings), 'prior_size': job.shape.prior_size, 'n_head': job.shape.n_head, 'GELU_2': job.shape.GELU_2,
         'amp_level': args.amp_level}, lambda: next(job.folder.glob('condition_*/**/*.png'), None), args.overwrite)
     args.device_target = device.choose(args.device_target, args.device_id, args.distributed)
-    rank, ranks = device.rank() if args.distributed else (0, 1)
+    rank, ranks = parallel.rank() if args.distributed else (0, 1)
     outcome = inputs.Outcome(len(job.work))
     if rank == 0:
         for place in (job.folder, *(p for p in job.folder.glob('condition_*') if p.is_dir())):
@@ -215,15 +218,17 @@ def main(argv: list[str]) -> int:
             sampler = sampler_of(job, settings, quantise, at_once, args.amp_level)
             sample(job, sampler, quantise, todo, args.seed, at_once, outcome)
     finally:
-        device.wait_for_all(args.distributed)
+        parallel.wait_for_all(args.distributed)
         if rank == 0:
             for i in range(len(job.work)):
                 collect_likelihoods(record, job.folder, job.work.id(i), job.samples)
             record.write()
     status = outcome.status()
     if status != 2 and rank == 0:
-        print(f'{len(job.work) - len(outcome.failures)} pictures with {job.samples} prior(s) each in {job.folder}')
-    return device.worst_status(status, args.distributed)
+        done = sum(all(os.path.isfile(prior_path(job.folder, k, job.work.id(i))) for k in range(1, job.samples + 1))
+                   for i in range(len(job.work)))
+        print(f'{done} pictures with {job.samples} prior(s) each in {job.folder}')
+    return parallel.worst_status(status, args.distributed)
 
 
 def plan(job: Job, record: manifest.Manifest, overwrite: bool, rank: int, ranks: int) -> list[tuple[int, int]]:
@@ -256,7 +261,7 @@ def sampler_of(job: Job, settings: sampling.Settings, quantise: palette.Quantise
 def sample(job: Job, sampler: sampling.Sampler, quantise: palette.Quantiser, todo: list[tuple[int, int]], seed: int,
            at_once: int, outcome: inputs.Outcome) -> None:
     """Sample and write the priors that ``todo`` names, ``at_once`` of them in a pass; failures go to ``outcome``."""
-    writes = device.is_writer()
+    writes = parallel.is_writer()
     with tqdm(total=len(todo), desc='priors', unit='prior', disable=None if writes else True) as bar, \
             tqdm(desc='tokens', unit='pass', leave=False, disable=None if writes else True) as inner:
 

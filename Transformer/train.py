@@ -14,7 +14,7 @@ if not __package__:
 
 import numpy as np
 
-from ict import checkpoint, device, files, options, pairs, palette, training
+from ict import checkpoint, device, files, options, pairs, palette, parallel, training
 from ict.errors import run
 from ict.options import positive, require
 from Transformer.datasets.dataset import TrainingBatches, validation_set
@@ -88,7 +88,7 @@ def shape_of(args: Any, given: checkpoint.Checkpoint | None, vocab_size: int) ->
 
 def main(argv: list[str]) -> int:
     args = arguments(argv)
-    rank, ranks = device.rank() if args.distributed else (0, 1)
+    rank, ranks = parallel.rank() if args.distributed else (0, 1)
     colours = palette.load(palette.find_for_training(args.kmeans))
     given = state = None
     if args.ckpt_path:
@@ -103,10 +103,11 @@ def main(argv: list[str]) -> int:
                 f'{palette.find_for_training(args.kmeans)}')
     shape = shape_of(args, given, len(colours))
     folder = files.output_folder(args.save_path, '--save_path')
-    if rank == 0:
+    training.require_free(folder, NAME, state, folder / f'{NAME}_latest.ckpt')
+    if parallel.is_writer():
         files.sweep(folder, below=False)
-    pictures = pairs.listing(args.data_path, '--data_path', without=[folder], cache=folder / f'files-{rank}.npz',
-                             unique=False)
+    pictures = pairs.listing(args.data_path, '--data_path', without=[folder], unique=False,
+                             cache=folder / 'files.npz' if parallel.is_writer() else None)
     mask_files = None if args.random_stroke else pairs.listing(args.mask_path, '--mask_path', without=[folder],
                                                                unique=False)
     quantise = palette.Quantiser(colours)

@@ -105,8 +105,8 @@ def read(path: str | Path, option: str = '') -> Checkpoint:
     """
     path = Path(path)
     culprit = f'{option} {path}'.strip()
-    if not path.is_file():
-        what = 'is a folder; name the .ckpt file' if path.is_dir() else 'no such checkpoint'
+    if not os.path.isfile(path):
+        what = 'is a folder; name the .ckpt file' if os.path.isdir(path) else 'no such checkpoint'
         raise UserError(f'{culprit}: {what}')
     try:
         with open(path, 'rb') as stream:

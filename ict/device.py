@@ -1,4 +1,4 @@
-"""Where MindSpore runs: what this machine has, the choice between GPU and CPU, several ranks.
+"""Where MindSpore runs: what this machine has, the choice between GPU and CPU.
 
 ``python -m ict.device`` says what this machine can use and why not; ``--try`` also computes something there.
 
@@ -15,7 +15,6 @@ import importlib.util
 import os
 import platform
 import re
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ict import parallel
 from ict.errors import UserError, note
 from ict.options import require
 
@@ -52,7 +52,6 @@ INSTALL_LIBRARIES = 'pip install -r ict/requirements-gpu.txt'
 INSTALL_MINDSPORE = 'pip install -r requirements.txt, on Linux on x86-64'
 SAYS_MORE = 'python -m ict.device says more'
 ANSWER_SECONDS = 60.0  # a sleeping card takes a few
-STATUSES = 256
 ROOT = Path(__file__).resolve().parents[1]
 _started: list[Any] = []
 
@@ -305,7 +304,7 @@ def choose(target: str | None, device_id: int = 0, distributed: bool = False) ->
         UserError: that device can't be used here; says what is missing. Or started without msrun, or by it in vain.
     """
     require(device_id >= 0, f'--device_id {device_id}: must be at least 0')
-    _check_launch(distributed)
+    parallel.check_launch(distributed)
     if distributed:
         device_id = int(os.environ.get('DEVICE_ID', '0'))  # this rank's number on its machine
     if target == 'Ascend':
@@ -314,10 +313,10 @@ def choose(target: str | None, device_id: int = 0, distributed: bool = False) ->
         problems = [] if target == 'CPU' else this_machine().problems(device_id)
     if problems and target is not None:
         raise UserError(f'--device_target {target}: {"; ".join(map(str, problems))}; {SAYS_MORE}')
-    if problems and is_writer():  # the remedy, for who has a card
+    if problems and parallel.is_writer():  # the remedy, for who has a card
         note(f'running on the CPU: {problems[0] if this_machine().cards else problems[0].what}; {SAYS_MORE}')
-    if _is_scheduler():
-        _serve()
+    if parallel.is_scheduler():
+        parallel.serve()
     return target or ('CPU' if problems else 'GPU')
 
 
@@ -350,6 +349,12 @@ def start(target: str | None, device_id: int, distributed: bool = False) -> None
     _started[:] = [target, device_id, distributed]
 
 
+def rows_at_once(batch_size: int) -> int:
+    """Pictures in one forward pass of inference: ``batch_size`` on an accelerator, one on a CPU."""
+    import mindspore as ms
+    return 1 if ms.get_context('device_target') == 'CPU' else batch_size
+
+
 @contextmanager
 def gpu_libraries(machine: Machine, load: Callable[..., Any] = ctypes.CDLL) -> Iterator[None]:
     """In here an import of MindSpore loads its GPU plugin.
@@ -380,89 +385,6 @@ def gpu_libraries(machine: Machine, load: Callable[..., Any] = ctypes.CDLL) -> I
         os.environ.pop('CUDA_HOME', None)
         if home is not None:
             os.environ['CUDA_HOME'] = home
-
-
-# ---------------------------------------------------------------- several ranks
-
-def rank() -> tuple[int, int]:
-    """(this process's rank, number of ranks) as msrun gave them; (0, 1) without it."""
-    return int(os.environ.get('RANK_ID', '0')), int(os.environ.get('MS_WORKER_NUM', '1'))
-
-
-def is_writer() -> bool:
-    """Whether this process writes files and lines: rank 0."""
-    return rank()[0] == 0 and not _is_scheduler()
-
-
-def any_rank(flag: bool) -> bool:
-    """Whether ``flag`` holds on any rank."""
-    return bool(_sum_over_ranks([float(flag)])[0])
-
-
-def sum_over_ranks(count: int) -> int:
-    """The ranks' counts together."""
-    return round(_sum_over_ranks([float(count)])[0])
-
-
-def mean_over_ranks(figures: dict[str, float]) -> dict[str, float]:
-    """Each figure's mean over the ranks."""
-    ranks = rank()[1]
-    if ranks == 1:
-        return figures
-    return dict(zip(figures, (total / ranks for total in _sum_over_ranks(list(figures.values()))), strict=True))
-
-
-def wait_for_all(distributed: bool) -> None:
-    """Return when every rank has come here; at once in a process that hasn't joined the others."""
-    if distributed:
-        _sum_over_ranks([0.0])
-
-
-def worst_status(status: int, distributed: bool) -> int:
-    """The highest exit status of all ranks."""
-    if not distributed:
-        return status
-    counts = _sum_over_ranks([float(i == status) for i in range(STATUSES)])
-    return max(i for i, count in enumerate(counts) if count)
-
-
-def rows_at_once(batch_size: int) -> int:
-    """Pictures in one forward pass of inference: ``batch_size`` on an accelerator, one on a CPU."""
-    import mindspore as ms
-    return 1 if ms.get_context('device_target') == 'CPU' else batch_size
-
-
-def _sum_over_ranks(values: list[float]) -> list[float]:
-    """Sums of the ranks' values; ``values`` themselves where ``start`` has joined no others."""
-    communication = sys.modules.get('mindspore.communication')
-    if communication is None or not communication.GlobalComm.INITED:
-        return values
-    import mindspore as ms
-    total = ms.ops.AllReduce(ms.ops.ReduceOp.SUM)(ms.Tensor(values, ms.float32))  # all that the CPU's backend has
-    return total.asnumpy().tolist()
-
-
-def _is_scheduler() -> bool:
-    return os.environ.get('MS_ROLE') == 'MS_SCHED'
-
-
-def _check_launch(distributed: bool) -> None:
-    started = 'MS_ROLE' in os.environ
-    require(started or not distributed, f'--distributed: start it with msrun --worker_num=2 --local_worker_num=2 '
-                                        f'--join=True {shlex.join(sys.argv)}')
-    require(distributed or not started, 'started by msrun without --distributed: every process would do all of the '
-                                        'work; add --distributed')
-    require('RANK_ID' in os.environ or not distributed, '--distributed: msrun needs --node_rank on several machines')
-
-
-def _serve() -> None:
-    """Be msrun's scheduler until the ranks are done, then leave."""
-    os.environ.setdefault('GLOG_v', '3')
-    import mindspore as ms
-    from mindspore import communication
-    ms.set_device('CPU')
-    communication.init()
-    sys.exit(0)
 
 
 # ---------------------------------------------------------------- python -m ict.device

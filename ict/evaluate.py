@@ -17,6 +17,7 @@ import argparse
 import csv
 import itertools
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -198,6 +199,8 @@ def score_picture(place: Path, work: inputs.Inputs, i: int, view: inputs.View, s
     samples = np.stack(samples)  # (n, S, S, 3)
     loaded, grey = work.read(i, view)
     seen = scored_view(loaded.rgb, grey, view.geometry, size)
+    require(bool(seen.hole.any()), f'{work.mask_path(i)}: no hole in the part of {work.pictures.path(i)} that is '
+                                   f'completed, so nothing to score')
     derived = {MEAN: mean_picture(samples), TELEA: opencv(seen.image, seen.hole, cv2.INPAINT_TELEA),
                NAVIER_STOKES: opencv(seen.image, seen.hole, cv2.INPAINT_NS)}
     rows = score(seen, samples, [sampled[picture, k] for k in range(sample_num)], deterministic[picture, 0],
@@ -297,7 +300,7 @@ def main(argv: list[str]) -> int:
     view = inputs.View.of(args)
     for name in ('input', 'mask'):
         given = Path(getattr(args, name)).resolve()
-        require(not (given.is_dir() and Path(args.save_place).resolve().is_relative_to(given)),
+        require(not (os.path.isdir(given) and Path(args.save_place).resolve().is_relative_to(given)),
                 f'--save_place {args.save_place}: lies in --{name}, where its pictures would count; name another place')
     place = files.output_folder(args.save_place, '--save_place')
     work = inputs.find(args.input, '--input', args.mask, '--mask', args.max_pixels, place)

@@ -22,7 +22,7 @@ def output_folder(path: str | Path, option: str) -> Path:
     """
     folder = Path(path)
     for part in [folder, *folder.parents]:
-        if part.exists() and not part.is_dir():
+        if os.path.exists(part) and not os.path.isdir(part):
             raise UserError(f'{option} {path}: {part} is a file, not a folder; name another place')
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ def output_folder(path: str | Path, option: str) -> Path:
 def output_file(path: str | Path, option: str) -> Path:
     """``path`` when a file can be written there, its folder made if need be."""
     target = Path(path)
-    if target.is_dir():
+    if os.path.isdir(target):
         raise UserError(f'{option} {path}: is a folder; name a file')
     output_folder(target.parent, option)
     return target

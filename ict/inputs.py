@@ -96,13 +96,17 @@ class Inputs:
         Raises:
             UserError: one of them is unreadable.
         """
-        mask = self.mask_files.path(self.numbers[i])
+        mask = self.mask_path(i)
         lift = '--max_pixels 0 lifts it'
         grey, notes = masks.read(mask, view.invert_mask, view.dilate, self.max_pixels, too_large=lift)
         picture = images.load(self.pictures.path(i), max_pixels=self.max_pixels, too_large=lift)
         for line in (*picture.notes, *notes):
             self.say(line)
         return picture, grey
+
+    def mask_path(self, i: int) -> Path:
+        """The mask of a picture."""
+        return self.mask_files.path(self.numbers[i])
 
     def say(self, line: str) -> None:
         """A line about a picture, once."""

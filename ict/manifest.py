@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def read(folder: str | Path, name: str) -> dict[str, Any] | None:
         UserError: the file is no manifest.
     """
     path = Path(folder) / name
-    if not path.is_file():
+    if not os.path.isfile(path):
         return None
     content = files.read_json(path)
     if not (isinstance(content, dict) and isinstance(content.get('settings'), dict)

@@ -212,7 +212,7 @@ def condition_folders(prior: str | Path, option: str) -> list[Path]:
         UserError: there are none.
     """
     found = []
-    while (folder := Path(prior) / f'condition_{len(found) + 1}').is_dir():
+    while os.path.isdir(folder := Path(prior) / f'condition_{len(found) + 1}'):
         found.append(folder)
     if not found:
         raise UserError(f"{option} {prior}: holds no condition_1; give stage 1's --save_url")

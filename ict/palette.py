@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ def load(path: str | Path) -> np.ndarray:
     except FileNotFoundError:
         raise UserError(f'{path}: no such palette file; give one with --kmeans '
                         f'(make one with python -m ict.palette)') from None
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f'{path}: not a readable .npy palette ({error})') from None
     return checked(centres, str(path))
 
@@ -162,7 +163,7 @@ def main(argv: list[str]) -> int:
     from tqdm import tqdm
 
     from ict import files, geometry, images, pairs
-    from ict.options import Parser, positive
+    from ict.options import Parser, positive, require
 
     parser = Parser(prog='python -m ict.palette', description='Fit a colour palette to images.')
     parser.add_argument('--data_path', required=True, help='folder (searched recursively), image, or list of paths')
@@ -174,10 +175,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument('--seed', type=int, default=0, help='of the drawn pixels and first centres')
     args = parser.parse_args(argv)
     positive(args, 'prior_size', 'max_pixels')
+    require(0 <= args.seed < 2 ** 31, f'--seed {args.seed}: must be at least 0 and below 2147483648')
     if not 2 <= args.colours <= 32767:
         raise UserError(f'--colours {args.colours}: a palette has 2 to 32767 colours')
     target = files.output_file(args.save_path, '--save_path')
-    found = pairs.listing(args.data_path, '--data_path')
+    found = pairs.listing(args.data_path, '--data_path', unique=False)
     rng = np.random.default_rng(args.seed)
     wanted = max(1, -(-args.max_pixels // args.prior_size ** 2))
     chosen = np.sort(rng.permutation(len(found))[:wanted])

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from ict import checkpoint, device, files, images, options, report
+from ict import checkpoint, files, images, options, parallel, report
 from ict.errors import UserError, note
 from ict.options import positive, require
 
@@ -276,7 +276,8 @@ class Keeper:
                  colours: np.ndarray | None, extra: dict[str, Any] | None = None) -> None:
         self.folder, self.networks, self.settings, self.colours = folder, networks, settings, colours
         self.extra = extra or {}  # further parameters of the training, by name
-        self.state = folder / state_name(next(iter(networks)))
+        self.name = next(iter(networks))  # of its files
+        self.state = folder / state_name(self.name)
 
     def save(self, progress: Progress) -> None:
         """The latest weights and state."""
@@ -351,8 +352,8 @@ def find_state(weights: Path) -> checkpoint.Checkpoint | None:
     Raises:
         UserError: the state beside it belongs to other weights.
     """
-    path = weights.with_name(weights.stem + '_state.ckpt')
-    if not path.is_file():
+    path = weights.parent / f'{weights.stem}_state.ckpt'
+    if not os.path.isfile(path):
         return None
     state = checkpoint.read(path, '--ckpt_path').expect('state', '--ckpt_path')
     progress = state.record['progress']
@@ -362,6 +363,16 @@ def find_state(weights: Path) -> checkpoint.Checkpoint | None:
             raise UserError(f'{path}: is of step {progress["step"]}, {weights.name} of step {step}; '
                             f'remove the state to go on from the weights alone, or bring the weights back')
     return state
+
+
+def require_free(folder: Path, network: str, state: checkpoint.Checkpoint | None, resume_from: Path) -> None:
+    """A UserError where a training would write over another one than it continues; names ``resume_from``."""
+    there = folder / state_name(network)
+    if not os.path.isfile(there) or (state is not None and os.path.samefile(state.path, there)):
+        return
+    step = checkpoint.read(there, '--save_path').expect('state', '--save_path').record['progress']['step']
+    raise UserError(f'--save_path {folder}: holds a training that has taken {step} steps; go on with --ckpt_path '
+                    f'{resume_from}, or name another --save_path')
 
 
 def weights_in(state: checkpoint.Checkpoint, network: str) -> checkpoint.Checkpoint:
@@ -374,8 +385,8 @@ def weights_in(state: checkpoint.Checkpoint, network: str) -> checkpoint.Checkpo
 
 def say_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
     """A line when a resumed training has other settings, which makes it no exact continuation."""
-    changed = [f'{key} {before.get(key)} -> {now.get(key)}' for key in sorted(before.keys() | now.keys())
-               if before.get(key) != now.get(key)]
+    changed = [f'{key} {before[key]} -> {now[key]}' for key in sorted(before.keys() & now.keys())
+               if before[key] != now[key]]  # a setting that only one of them knows is no change of it
     if changed:
         note('resuming with other settings, so not an exact continuation: ' + ', '.join(changed))
 
@@ -383,10 +394,11 @@ def say_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
 # ---------------------------------------------------------------- the log
 
 class Log:
-    """``log.csv``, whose rows are means over the steps since the row before, and ``curves.png``."""
+    """``<network>_log.csv``, whose rows are means over the steps since the row before, and ``<network>_curves.png``."""
 
-    def __init__(self, folder: Path, progress: Progress, writes: bool) -> None:
-        self.path, self.picture, self.writes = folder / 'log.csv', folder / 'curves.png', writes
+    def __init__(self, folder: Path, network: str, progress: Progress, writes: bool) -> None:
+        self.path, self.picture = folder / f'{network}_log.csv', folder / f'{network}_curves.png'
+        self.writes = writes
         self.rows: list[dict[str, str]] = []
         if progress.step and self.path.is_file():
             with open(self.path, newline='', encoding='utf-8') as stream:
@@ -480,21 +492,22 @@ def fit(plan: Plan, order: Order, feeder: Feeder, take_step: Callable[[int, tupl
     Raises:
         UserError: a figure that is not finite, or too many unreadable pictures.
     """
-    log = Log(keeper.folder, progress, device.is_writer())
+    log = Log(keeper.folder, keeper.name, progress, parallel.is_writer())
     unreadable = Unreadable(order.n_pictures)
-    if device.is_writer():
+    if parallel.is_writer():
         unreadable.seen.update(progress.unreadable)
     if progress.best_by != plan.best_by:
         if progress.best_by:
             say(f"'best' is now decided by {plan.best_by}, before by {progress.best_by}: it starts anew")
         progress.best, progress.best_by = math.inf, plan.best_by
-    bar = tqdm(total=plan.last_step, initial=progress.step, unit='step', disable=None if device.is_writer() else True)
+        progress.window_sum, progress.window_count = 0.0, 0
+    bar = tqdm(total=plan.last_step, initial=progress.step, unit='step', disable=None if parallel.is_writer() else True)
     started = time.perf_counter()
     with StopRequest() as stop, bar:
         for arrays, failures in _or_saved(feeder, keeper, progress):
             unreadable.add(failures)
-            unreadable.check(device.sum_over_ranks(len(unreadable.seen)))
-            figures = device.mean_over_ranks(take_step(progress.step, arrays))
+            unreadable.check(parallel.sum_over_ranks(len(unreadable.seen)))
+            figures = parallel.mean_over_ranks(take_step(progress.step, arrays))
             _require_finite(figures, progress.step + 1, progress)
             _count(progress, figures, plan, order)
             epoch, within = divmod(progress.step - 1, order.steps_per_epoch)
@@ -502,22 +515,22 @@ def fit(plan: Plan, order: Order, feeder: Feeder, take_step: Callable[[int, tupl
             bar.update()
             if progress.step % plan.log_every == 0 or within + 1 == order.steps_per_epoch or done:
                 means = {k: v / progress.count for k, v in progress.sums.items()}
-                if device.is_writer():
+                if parallel.is_writer():
                     tqdm.write(plan.console(epoch, within + 1, means))
                 log.add(progress.step, {'epoch': epoch,
                                         **{k: v / progress.log_count for k, v in progress.log_sums.items()},
                                         'seconds': time.perf_counter() - started})
                 progress.log_sums, progress.log_count = {}, 0
             scored = validate is not None and (progress.step % plan.val_every == 0 or done)
-            asked = device.any_rank(bool(stop.signal))
+            asked = parallel.any_rank(bool(stop.signal))
             saves = progress.step % plan.save_every == 0 or done or asked
             if scored or saves:  # the figures above are of the weights before this step
                 weight = keeper.broken()
                 after = {weight: math.nan} if weight else {'loss': loss_of(arrays)}
-                _require_finite(device.mean_over_ranks(after), progress.step, progress)
+                _require_finite(parallel.mean_over_ranks(after), progress.step, progress)
             if scored:
                 score, seen = validate(progress.step)
-                if device.is_writer():
+                if parallel.is_writer():
                     tqdm.write(f'step {progress.step}: ' + ', '.join(f'{k} {v:.5g}' for k, v in seen.items()))
                 log.add(progress.step, {'epoch': epoch, **seen, 'seconds': time.perf_counter() - started})
                 _keep_best(progress, score, keeper)
@@ -526,12 +539,13 @@ def fit(plan: Plan, order: Order, feeder: Feeder, take_step: Callable[[int, tupl
                     _keep_best(progress, progress.window_sum / progress.window_count, keeper)
                     progress.window_sum, progress.window_count = 0.0, 0
                 progress.unreadable = sorted(unreadable.seen)
-                if device.is_writer():
+                if parallel.is_writer():
                     keeper.save(progress)
                 log.flush()
             elif scored or progress.step % plan.log_every == 0:
                 log.flush()
             if asked and not done:
+                parallel.wait_for_all(order.ranks > 1)  # msrun ends the others when one has left
                 note(f'stopped at step {progress.step}, saved in {keeper.folder}; --ckpt_path continues from there')
                 return 128 + (stop.signal or signal.SIGTERM)
     return 0
@@ -542,7 +556,7 @@ def _or_saved(feeder: Feeder, keeper: Keeper, progress: Progress) -> Iterator[tu
     try:
         yield from feeder
     except WorkerDiedError:
-        if device.is_writer() and progress.step > progress.previous_save and not keeper.broken():
+        if parallel.is_writer() and progress.step > progress.previous_save and not keeper.broken():
             keeper.save(progress)
         raise
 
@@ -572,13 +586,13 @@ def _count(progress: Progress, figures: dict[str, float], plan: Plan, order: Ord
 def _keep_best(progress: Progress, score: float, keeper: Keeper) -> None:
     if score < progress.best:
         progress.best = score
-        if device.is_writer():
+        if parallel.is_writer():
             keeper.save_best(progress)
 
 
 def say(message: str) -> None:
     """A line from the rank that writes."""
-    if device.is_writer():
+    if parallel.is_writer():
         note(message)
 
 

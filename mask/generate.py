@@ -4,6 +4,7 @@
 """
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -34,10 +35,10 @@ def main(argv: list[str]) -> int:
     require(0 <= args.lowest < args.highest <= 1, f'--lowest {args.lowest} --highest {args.highest}: must be an '
                                                   f'interval within 0 and 1')
     folder = files.output_folder(args.save_path, '--save_path')
-    for i in tqdm(range(args.count), unit='mask', disable=None):
-        target = folder / f'{i:05d}.png'
-        require(args.overwrite or not target.exists(), f'{target}: is there already; use --overwrite or an empty '
-                                                       f'folder')
+    targets = [folder / f'{i:05d}.png' for i in range(args.count)]
+    there = next((target for target in targets if os.path.exists(target)), None)
+    require(args.overwrite or there is None, f'{there}: is there already; use --overwrite or an empty folder')
+    for i, target in enumerate(tqdm(targets, unit='mask', disable=None)):
         try:
             hole = masks.strokes_within(np.random.default_rng([args.seed, i]), args.lowest, args.highest, args.size)
         except ValueError as error:

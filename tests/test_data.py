@@ -13,6 +13,7 @@ from Guided_Upsample.datasets import dataset as stage_2
 from Guided_Upsample.datasets.degradation import degrade
 from ict import geometry, images, masks, metrics, pairs, palette
 from ict.errors import UserError
+from ict.training import Order
 from tests.conftest import parity, photograph
 from Transformer.datasets import dataset as stage_1
 
@@ -209,6 +210,58 @@ def test_the_frame_around_a_hole_holds_it():
 
 
 # ---------------------------------------------------------------- masks and pairs
+
+@pytest.fixture
+def slope(tmp_path) -> dict[str, pairs.Listing]:
+    """A picture that says where its pixels are: red grows to the right, green downwards; the mask is its right part."""
+    pixels = np.zeros((64, 96, 3), np.uint8)
+    pixels[..., 0], pixels[..., 1] = np.linspace(0, 255, 96)[None], np.linspace(0, 255, 64)[:, None]
+    mask = np.zeros((64, 96), np.uint8)
+    mask[:, 60:] = 255
+    square = np.ascontiguousarray(pixels[:, 16:80])
+    found = {}
+    for name, content in (('image', pixels), ('mask', mask), ('AP/condition_1', images.shrink(square, 8))):
+        (tmp_path / name).mkdir(parents=True)
+        Image.fromarray(content).save(tmp_path / name / 'a.png')
+        found[name] = pairs.listing(tmp_path / name, name)
+    return found
+
+
+def test_training_examples_of_stage_2_keep_image_mask_and_prior_together(slope, colours):
+    source = stage_2.Source(slope['image'], stage_2.PAIRED_FILE, slope['mask'], [0],
+                            [slope['AP/condition_1'].path(0).parent], colours, 64, 8, 1, False)
+    flipped = []
+    for seed in range(20):
+        image, prior, hole = source.example(0, np.random.default_rng(seed), 0.5, True, [])
+        flipped.append(bool(image[0, 0, 0] > image[0, -1, 0]))
+        assert abs(int(image[..., 0].max()) - int(image[..., 0].min()) - 255 * 63 / 95) <= 3  # all of the square
+        assert np.abs(prior.astype(int) - image)[8:-8, 8:-8].max() < 12
+        columns = np.flatnonzero(hole.all(0))
+        assert (columns == (np.arange(20) if flipped[-1] else np.arange(44, 64))).all() and hole.sum() == 20 * 64
+    assert 4 < sum(flipped) < 16
+
+
+def test_training_crops_of_both_stages_are_squares_of_the_sides_asked_for(slope, colours):
+    free = stage_2.Source(slope['image'], stage_2.BLOCK, None, None, None, colours, 64, 8, 1, False)
+    batches = stage_1.TrainingBatches(slope['image'], slope['mask'], palette.Quantiser(colours), 32,
+                                      Order(1, 1, 0), 0.5)
+    spans: dict[str, list[tuple[float, float]]] = {'1': [], '2': []}
+    flips: dict[str, list[bool]] = {'1': [], '2': []}
+    for step in range(40):
+        image, prior, _ = free.example(0, np.random.default_rng(step), 0.5, True, [])
+        (tokens, hole), _ = batches(step)
+        assert np.abs(prior.astype(int) - image).mean() < 25  # the same crop, in palette colours
+        np.testing.assert_array_equal(hole.reshape(32, 32), np.arange(32)[None] * np.ones((32, 1)) >= 20)
+        for name, pixels in (('1', palette.levels(colours)[tokens[0]].reshape(32, 32, 3)), ('2', image)):
+            pixels = pixels.astype(float)
+            spans[name].append((np.ptp(pixels[..., 0].mean(0)) * 95, np.ptp(pixels[..., 1].mean(1)) * 63))
+            flips[name].append(pixels[:, 0, 0].mean() > pixels[:, -1, 0].mean())
+    for name, sides in spans.items():
+        sides = np.array(sides) / 255  # in pixels of the picture
+        assert np.abs(sides[:, 0] - sides[:, 1]).max() < 12  # square, as far as palette colours tell
+        assert sides.min() > 20 and sides.max() < 66 and np.ptp(sides) > 20
+        assert 8 < sum(flips[name]) < 32
+
 
 def test_strokes_are_repeatable_and_within_the_range_asked_for():
     one, same, other = (masks.strokes(np.random.default_rng(seed)) for seed in (5, 5, 6))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ict import device
+from ict import device, parallel
 from ict.device import Card, Machine, Problem
 from ict.errors import UserError
 from tests.conftest import command, files_of
@@ -469,34 +469,35 @@ def test_msrun_without_distributed_or_without_ranks_is_an_error(monkeypatch, no_
 
 
 def test_a_single_process_is_the_writer_and_its_own_maximum(monkeypatch, no_msrun):
-    assert device.rank() == (0, 1) and device.is_writer()
-    assert device.any_rank(True) is True and device.any_rank(False) is False
-    assert [device.worst_status(status, False) for status in (0, 1, 2)] == [0, 1, 2]
-    device.wait_for_all(False)
+    assert parallel.rank() == (0, 1) and parallel.is_writer()
+    assert parallel.any_rank(True) is True and parallel.any_rank(False) is False
+    assert [parallel.worst_status(status, False) for status in (0, 1, 2)] == [0, 1, 2]
+    parallel.wait_for_all(False)
     monkeypatch.setenv('MS_ROLE', 'MS_SCHED')
-    assert not device.is_writer()
+    assert not parallel.is_writer()
 
 
 RANK = """
 import json, sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from ict import device
+from ict import device, parallel
 target = device.choose('CPU', 0, True)
-rank, ranks = device.rank()
+rank, ranks = parallel.rank()
 Path(f'before-{rank}.txt').open('a').write('x')
-assert device.worst_status(rank, True) == rank and device.any_rank(rank == 0) == (rank == 0)
-device.wait_for_all(True)
+assert parallel.worst_status(rank, True) == rank and parallel.any_rank(rank == 0) == (rank == 0)
+parallel.wait_for_all(True)
 device.start(target, 0, True)
 import mindspore as ms
-seen = {'ranks': ranks, 'writer': device.is_writer(), 'any': device.any_rank(rank == 1), 'none': device.any_rank(False),
-        'worst': device.worst_status(rank, True), 'mode': ms.get_auto_parallel_context('parallel_mode'),
+seen = {'ranks': ranks, 'writer': parallel.is_writer(), 'any': parallel.any_rank(rank == 1),
+        'none': parallel.any_rank(False), 'worst': parallel.worst_status(rank, True),
+        'mode': ms.get_auto_parallel_context('parallel_mode'),
         'mean': ms.get_auto_parallel_context('gradients_mean'),
         'broadcast': ms.get_auto_parallel_context('parameter_broadcast')}
 if rank == 0:
     time.sleep(1.0)
     Path('slow.txt').touch()
-device.wait_for_all(True)
+parallel.wait_for_all(True)
 seen['waited'] = Path('slow.txt').is_file()
 Path(f'rank-{rank}.json').write_text(json.dumps(seen))
 """

@@ -2,9 +2,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -26,14 +28,35 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def msrun(script: str, argv: list[str], logs: Path) -> None:
+def started(script: str, argv: list[str], logs: Path) -> subprocess.Popen:
     launcher = Path(sys.executable).with_name('msrun')
-    done = subprocess.run([str(launcher), '--worker_num=2', '--local_worker_num=2', f'--master_port={free_port()}',
-                           '--join=True', f'--log_dir={logs}', str(ROOT / script), *argv, '--distributed'], cwd=logs,
-                          env={**os.environ, 'PATH': f'{launcher.parent}:{os.environ["PATH"]}'}, capture_output=True,
-                          text=True, timeout=240)
-    said = done.stdout + done.stderr + ''.join(p.read_text()[-2000:] for p in logs.glob('worker_*.log'))
-    assert done.returncode == 0, said
+    return subprocess.Popen([str(launcher), '--worker_num=2', '--local_worker_num=2', f'--master_port={free_port()}',
+                             '--join=True', f'--log_dir={logs}', str(ROOT / script), *argv, '--distributed'], cwd=logs,
+                            env={**os.environ, 'PATH': f'{launcher.parent}:{os.environ["PATH"]}'},
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def logged(logs: Path) -> str:
+    return ''.join(p.read_text()[-2000:] for p in logs.glob('worker_*.log'))
+
+
+def msrun(script: str, argv: list[str], logs: Path) -> None:
+    with started(script, argv, logs) as launched:
+        out, _ = launched.communicate(timeout=240)
+        assert launched.returncode == 0, out + logged(logs)
+
+
+def process_of_rank(rank: int, mentioned: Path) -> int:
+    """The process of a rank of msrun whose command line mentions a path."""
+    for entry in Path('/proc').iterdir():
+        try:
+            if entry.name.isdigit() and str(mentioned) in (entry / 'cmdline').read_text() \
+                    and f'RANK_ID={rank}' in (entry / 'environ').read_text().split('\0') \
+                    and 'MS_ROLE=MS_WORKER' in (entry / 'environ').read_text().split('\0'):
+                return int(entry.name)
+        except OSError:  # it has ended
+            continue
+    raise AssertionError(f'no process of rank {rank}')
 
 
 def assert_equal_weights(one: Path, two: Path) -> None:
@@ -69,6 +92,23 @@ def test_two_ranks_train_as_one_process_with_the_double_batch(stage, pictures, m
         assert [key for key in a if a[key]] == [key for key in b if b[key]]
         for key in filter(a.get, a):
             assert float(b[key]) == pytest.approx(float(a[key]), rel=1e-3, abs=1e-4), key
+
+
+def test_sigterm_to_one_rank_saves_and_ends_all(pictures, tiny, tmp_path):  # noqa: F811
+    """Nothing but the stop saves here."""
+    save, logs = tmp_path / 'a', tmp_path / 'logs'
+    logs.mkdir()
+    argv = argv_1(pictures, save, tiny['kmeans'], '--max_steps', 10 ** 6, '--save_every', 10 ** 6, '--log_every', 1)
+    with started('Transformer/train.py', argv, logs) as launched:
+        deadline = time.monotonic() + 120
+        while not (save / 'ImageNet_log.csv').is_file():
+            assert launched.poll() is None and time.monotonic() < deadline, logged(logs)
+            time.sleep(0.1)
+        assert not (save / 'ImageNet_latest.ckpt').exists()
+        os.kill(process_of_rank(1, save), signal.SIGTERM)
+        launched.wait(60)
+    step = checkpoint.read(save / 'ImageNet_latest_state.ckpt').record['progress']['step']
+    assert step > 0 and checkpoint.read(save / 'ImageNet_latest.ckpt').record['step'] == step
 
 
 def test_two_ranks_share_the_pictures_out_and_make_the_same_files(tiny, folders, tmp_path):

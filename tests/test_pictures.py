@@ -270,7 +270,8 @@ def table() -> dict[str, Case]:
 
     hole = usual_mask(h, w) > 127
     as_mask = Image.fromarray(hole * np.uint8(255))
-    masked('nothing', encoded(Image.fromarray(np.zeros((h, w), np.uint8)), 'PNG'), np.zeros((h, w), bool))
+    masked('0 and 1', encoded(Image.fromarray(hole.astype(np.uint8)), 'PNG'), np.zeros((h, w), bool),
+           says='masks/mask 0 and 1.png: no hole in the part of')
     masked('everything', encoded(Image.fromarray(np.full((h, w), 255, np.uint8)), 'PNG'), np.ones((h, w), bool))
     one = np.zeros((h, w), bool)
     one[h - 1, w - 1] = True
@@ -650,7 +651,7 @@ def test_there_is_no_seam_where_the_hole_begins(offset, shape, everywhere):
     assert np.abs(np.diff(plain, axis=1)).max() > 60 * abs(offset)
 
 
-def test_a_large_picture_is_done_in_seconds_and_little_memory():
+def test_a_large_picture_is_read_and_blended():
     """Six megapixels here; the functions work in strips, so fifty take eight times as long."""
     native = noise(0, 2000, 3000)
     hole = np.zeros((2000, 3000), bool)

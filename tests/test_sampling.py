@@ -223,6 +223,22 @@ def tiny_model(rows: int) -> predict.Predictor:
     return predict.Predictor(net, rows, T)
 
 
+@pytest.mark.parametrize('schedule', ['raster', 'halton'])
+def test_one_pass_reads_the_positions_that_it_fills(schedule):
+    tokens, holes = batch(2, seed=3)
+    rngs = [[generator_of(0, str(i), 1) for i in range(2)] for _ in range(2)]
+    model = tiny_model(2)
+
+    def all_then_pick(tokens: np.ndarray, masks: np.ndarray, where: np.ndarray) -> np.ndarray:
+        full = model(tokens, masks, np.broadcast_to(np.arange(T, dtype=np.int32), (2, T)))
+        return np.take_along_axis(full, where[..., None].astype(np.int64), 1)
+    settings = Settings(top_k=5, sample_steps=1, schedule=schedule)
+    for one, other in zip(Sampler(model, SIDE, settings)(tokens, holes, rngs[0]),
+                          Sampler(all_then_pick, SIDE, settings)(tokens, holes, rngs[1]), strict=True):
+        np.testing.assert_array_equal(one.tokens, other.tokens)
+        assert one.log_likelihood == pytest.approx(other.log_likelihood, abs=1e-3)
+
+
 def test_rows_computed_alone_equal_the_full_forward_while_the_others_stay_as_they_were():
     rng = np.random.default_rng(1)
     model = tiny_model(3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from mindspore import nn, ops
 from PIL import Image
 
+from Guided_Upsample import infer as infer_2
 from Guided_Upsample import train as train_2
 from ict import checkpoint, images, optimizers, training
 from ict.errors import UserError
@@ -206,7 +208,8 @@ def trained(folder: Path) -> dict[str, bytes]:
 
 
 def log_without_seconds(folder: Path) -> list[dict[str, str]]:
-    with open(folder / 'log.csv', newline='') as stream:
+    [log] = folder.glob('*_log.csv')
+    with open(log, newline='') as stream:
         return [{k: v for k, v in row.items() if k != 'seconds'} for row in csv.DictReader(stream)]
 
 
@@ -226,7 +229,7 @@ def test_stage_1_trains_logs_and_its_checkpoint_infers(pictures, tiny, tmp_path,
             rates = [training.lr_at(i, 1e-2, 'cosine', 3, 12) for i in steps]
             assert float(row['lr']) == pytest.approx(np.mean(rates), rel=1e-4)
     assert done == 12
-    assert images.load_rgb(tmp_path / 'a' / 'curves.png').shape[2] == 3
+    assert images.load_rgb(tmp_path / 'a' / 'ImageNet_curves.png').shape[2] == 3
     best = checkpoint.read(tmp_path / 'a' / 'ImageNet_best.ckpt')
     assert best.kind == 'Transformer' and best.record['step'] == 12 and best.palette is not None
     from Transformer import infer
@@ -235,6 +238,16 @@ def test_stage_1_trains_logs_and_its_checkpoint_infers(pictures, tiny, tmp_path,
     assert infer.main([str(a) for a in ('--ckpt_path', best.path, '--image_url', pictures / '0.png', '--mask_url',
                                         tmp_path / 'm', '--save_url', tmp_path / 'p', '--device_target', DEVICE)]) == 0
     assert (tmp_path / 'p' / 'condition_1' / '0.png').is_file()
+
+
+def test_stage_1_trains_and_is_scored_with_masks_from_files(pictures, masks, tiny, tmp_path):
+    scores = {}
+    for name in ('00000', '00001'):
+        argv = argv_1(pictures, tmp_path / name, tiny['kmeans'], '--mask_path', masks, '--max_steps', 1, '--val_path',
+                      pictures, '--val_mask', masks / f'{name}.png')
+        assert train_1.main([word for word in argv if word != '--random_stroke']) == 0
+        (scores[name],) = (row['val_nll'] for row in log_without_seconds(tmp_path / name) if row['val_nll'])
+    assert scores['00000'] != scores['00001']
 
 
 def test_stage_2_trains_logs_scores_and_its_checkpoint_resumes_weights_only(pictures, masks, tiny, tmp_path, capsys):
@@ -418,11 +431,45 @@ def test_a_killed_worker_costs_nothing(pictures, tiny, tmp_path):
 
 
 def test_the_save_place_is_no_training_data(pictures, masks, tiny, tmp_path):
-    for _ in range(2):  # the second time there are curves and samples
-        assert train_2.main(argv_2(pictures, masks, pictures / 'runs', tiny['kmeans'], '--max_iteration', 2,
-                                   '--val_path', pictures, '--val_every', 1)) == 0
+    runs = pictures / 'runs'
+    for more in ((), ('--ckpt_path', runs, '--max_iteration', 4)):  # the second time there are curves and samples
+        assert train_2.main(argv_2(pictures, masks, runs, tiny['kmeans'], '--max_iteration', 2, '--val_path', pictures,
+                                   '--val_every', 1, *more)) == 0
     state = checkpoint.read(pictures / 'runs' / training.state_name(train_2.GEN))
     assert state.record['settings']['pictures'] == 10
+
+
+@pytest.mark.parametrize('stage', [1, 2])
+def test_a_training_is_not_written_over_by_another(stage, pictures, masks, tiny, tmp_path):
+    save = tmp_path / 'a'
+    one = argv_1(pictures, save, tiny['kmeans']) if stage == 1 else argv_2(pictures, masks, save, tiny['kmeans'])
+    length = '--max_steps' if stage == 1 else '--max_iteration'
+    main, latest = (train_1.main, save / 'ImageNet_latest.ckpt') if stage == 1 else (train_2.main, save)
+    assert main([*one, length, '3']) == 0
+    before = files_of(save)
+    elsewhere = tmp_path / 'b'
+    shutil.copytree(save, elsewhere)
+    for given in ([], ['--ckpt_path', str(elsewhere / latest.relative_to(save))]):
+        with pytest.raises(UserError, match=f'has taken 3 steps; go on with --ckpt_path {latest}'):
+            main([*one, length, '4', *given])
+    assert files_of(save) == before
+    assert main([*one, length, '4', '--ckpt_path', str(latest)]) == 0
+
+
+def test_both_stages_train_in_one_save_place(pictures, masks, tiny, tmp_path):
+    assert train_1.main(argv_1(pictures, tmp_path / 'a', tiny['kmeans'], '--max_steps', 2)) == 0
+    before = files_of(tmp_path / 'a')
+    assert train_2.main(argv_2(pictures, masks, tmp_path / 'a', tiny['kmeans'], '--max_iteration', 2)) == 0
+    assert {k: v for k, v in files_of(tmp_path / 'a').items() if k in before} == before
+
+
+def test_scoring_takes_the_weights_that_inference_takes(pictures, masks, tiny, tmp_path):
+    save = tmp_path / 'a'
+    assert train_2.main(argv_2(pictures, masks, save, tiny['kmeans'], '--max_iteration', 2)) == 0
+    argv = argv_2(pictures, masks, save, tiny['kmeans'], '--mode', 2, '--ckpt_path', save)
+    given, state = train_2.given_networks(train_2.arguments(argv))
+    assert state is None and given[0].path == infer_2.find_generator(str(save))
+    assert given[0].path.name == 'InpaintingModel_gen_best.ckpt'
 
 
 def test_an_unreadable_held_back_picture_is_named(pictures, masks, tiny, tmp_path):
@@ -509,10 +556,14 @@ def test_training_on_sampled_priors_and_with_paired_masks(pictures, masks, tiny,
                                '--mask_type', 3, '--prior', tmp_path / 'AP', '--use_degradation_2')) == 0
     assert (tmp_path / 'a' / 'InpaintingModel_dis_latest.ckpt').is_file()
     manifest = tmp_path / 'AP' / 'manifest.json'
-    manifest.write_text(manifest.read_text().replace('"geometry": "crop"', '"geometry": "resize"'))
-    with pytest.raises(UserError, match='made with --geometry resize'):
-        train_2.main(argv_2(pictures, masks / '00000.png', tmp_path / 'b', tiny['kmeans'], '--max_iteration', 2,
-                            '--mask_type', 3, '--prior', tmp_path / 'AP'))
+    made = manifest.read_text()
+    for before, after, says in (('"geometry": "crop"', '"geometry": "resize"', '--geometry resize'),
+                                ('"invert_mask": false', '"invert_mask": true', '--invert_mask True')):
+        assert before in made
+        manifest.write_text(made.replace(before, after))
+        with pytest.raises(UserError, match=f'made with {says}'):
+            train_2.main(argv_2(pictures, masks / '00000.png', tmp_path / 'b', tiny['kmeans'], '--max_iteration', 2,
+                                '--mask_type', 3, '--prior', tmp_path / 'AP'))
 
 
 def test_validation_on_the_priors_that_stage_1_sampled(pictures, masks, tiny, tmp_path):
@@ -556,6 +607,61 @@ def test_priors_are_those_of_the_pictures_and_masks_and_each_validation_has_its_
     prior.unlink()
     with pytest.raises(UserError, match='has no prior of'):
         train_2.main(argv_2(pictures, masks, tmp_path / 'b', tiny['kmeans'], *own, masks / '00000.png'))
+
+
+def test_stage_2_steps_the_discriminator_first_then_the_generator_by_its_weighted_losses():
+    """Adam's first moments after one step are (1 - beta1) times the gradients that the step took."""
+    from Guided_Upsample.models import loss, networks, vgg
+    from Guided_Upsample.models.step import Recipe as Recipe2
+    from Guided_Upsample.models.step import TrainStep as TrainStep2
+    rate, shares = 1e-2, {'l1': 2.0, 'adv': 0.7, 'content': 0.3, 'style': 50.0}
+
+    def nets() -> tuple[nn.Cell, nn.Cell, nn.Cell]:
+        found = networks.Generator(1, 4), networks.Discriminator(3), vgg.VGG19()
+        for seed, net in zip((7, 17, 27), found, strict=True):
+            set_weights(net, made_up({p.name: p.shape for p in net.get_parameters()}, seed))
+        return found
+    rng = np.random.default_rng(0)
+    arrays = (*rng.random((2, 2, 3, 32, 32), np.float32), (rng.random((2, 1, 32, 32)) < 0.4).astype(np.float32))
+    step = TrainStep2(*nets(), Recipe2(
+        lr=rate, D2G_lr=0.5, beta1=0.5, beta2=0.9, l1_loss_weight=shares['l1'], style_loss_weight=shares['style'],
+        content_loss_weight=shares['content'], inpaint_adv_loss_weight=shares['adv']))
+    step(*arrays)
+
+    painter, judge, features = nets()
+    pictures, priors, holes = map(ms.Tensor, arrays)
+
+    def of_judge(fake: ms.Tensor) -> ms.Tensor:
+        return loss.discriminator_loss(judge(pictures)[0], judge(fake)[0])[0]
+
+    def of_painter() -> ms.Tensor:
+        output = painter(pictures, priors, holes)
+        return (shares['l1'] * loss.masked_l1(output, pictures, holes, lambda mean: mean)
+                + shares['adv'] * loss.adversarial(judge(output)[0], True)
+                + shares['content'] * loss.content(features(output), features(pictures))
+                + shares['style'] * loss.style(features(output * holes), features(pictures * holes)))
+
+    def gradients(function, net: nn.Cell, *inputs: ms.Tensor) -> dict[str, np.ndarray]:
+        parameters = net.trainable_params()
+        found = ms.grad(function, None, ms.ParameterTuple(parameters))(*inputs)
+        return {p.name: g.asnumpy() for p, g in zip(parameters, found, strict=True)}
+
+    def taken(optimizer: nn.Adam) -> dict[str, np.ndarray]:
+        return {p.name.removeprefix('moment1.'): 2 * p.asnumpy() for p in optimizer.moment1}
+
+    def distance(one: dict[str, np.ndarray], two: dict[str, np.ndarray]) -> float:
+        assert one.keys() == two.keys()
+        return max(float(np.abs(one[k] - two[k]).max() / np.abs(two[k]).max()) for k in two)
+    judged = gradients(of_judge, judge, painter(pictures, priors, holes))
+    assert distance(taken(step.dis_optimizer), judged) < 1e-3
+    against_the_old = gradients(of_painter, painter)
+    for parameter in judge.trainable_params():
+        g = judged[parameter.name]  # Adam's first step; its epsilon counts where a gradient is tiny
+        root = np.sqrt(0.1) * np.abs(g)
+        moved = parameter.asnumpy() - 0.5 * rate * np.sqrt(1 - 0.9) / (1 - 0.5) * 0.5 * g / (root + 1e-8)
+        parameter.set_data(ms.Tensor(moved.astype(np.float32)))
+    assert distance(taken(step.gen_optimizer), gradients(of_painter, painter)) < 1e-2
+    assert distance(taken(step.gen_optimizer), against_the_old) > 5e-2
 
 
 @pytest.mark.parametrize('kind', ['adversarial', 'vgg'])

@@ -65,6 +65,9 @@ def place(tiny, folders, tmp_path, colours) -> dict[str, str]:
     found['twins'] = tmp_path / 'twins'
     shutil.copytree(folders['images'], found['twins'])
     Image.fromarray(photograph(0, 20, 20)).save(found['twins'] / 'p0.bmp')
+    found['some_masks'] = tmp_path / 'some_masks'
+    found['some_masks'].mkdir()
+    shutil.copy(folders['masks'] / 'p0.png', found['some_masks'] / '00005.png')
     found['list'] = tmp_path / 'list.txt'
     found['list'].write_text('nowhere/x.png\n')
     found['twice'] = tmp_path / 'twice.txt'
@@ -103,6 +106,9 @@ TABLE = [
     ('1', '--ckpt_path {published} --n_head 2 --kmeans {small_palette}', '512 tokens, its palette 100 colours'),
     ('1', '--kmeans {other_palette}', 'not the palette that'),
     ('1', '--kmeans {missing}', 'missing: no such palette file'),
+    ('1', '--kmeans {pth}', 'not a readable .npy palette'),
+    ('1', '--save_url {tmp}/' + 300 * 'x', 'cannot be made'),
+    ('1', '--ckpt_path ' + 300 * 'x', 'no such checkpoint'),
     ('1', '--kmeans {ints}', 'a palette is a float array'),
     ('1', '--kmeans {pickled}', 'not a readable .npy palette'),
     ('1', '--kmeans {not_image}', 'not a readable .npy palette'),
@@ -155,6 +161,7 @@ TABLE = [
     ('2', '--prior {bad_prior}', 'a prior is square; this one is 9 x 8'),
     ('2', '--prior_size 16', 'a prior is 16 x 16; this one is 8 x 8'),
     ('2', '--condition_num 2', 'holds only 1'),
+    ('2', '--test_only --distributed', 'leave --distributed out'),
     ('2', '--image_size 30', '--image_size 30'),
     ('2', '--mask_type 1', 'invalid choice: 1'),
     ('2', '--mode 1', 'invalid choice: 1'),
@@ -179,6 +186,7 @@ TABLE = [
     ('train 1', '--data_path {empty}', 'empty: has no images'),
     ('train 1', '--mask_path {missing}', '--mask_path'),
     ('train 1', '--ckpt_path {missing}', 'missing: no such checkpoint'),
+    ('train 1', '--ckpt_path .', '.: is a folder; name the .ckpt file'),
     ('train 1', '--ckpt_path {generator}', 'holds a Generator, not a Transformer'),
     ('train 1', '--ckpt_path {published} --kmeans=', 'carries no palette; give the kmeans_centers.npy'),
     ('train 1', '--ckpt_path {transformer} --n_layer 3', '--n_layer 3 contradicts'),
@@ -194,6 +202,8 @@ TABLE = [
     ('train 2', '--style_loss_weight 250', 'VGG19.ckpt'),
     ('train 2', '--style_loss_weight 250 --vgg_path {generator}', 'holds a Generator, not a VGG19'),
     ('train 2', '--prior {prior}', None),  # good: a run that trains on sampled priors
+    ('train 2', '--prior ' + 300 * 'x', 'holds no condition_1'),
+    ('train 2', '--style_loss_weight 250 --vgg_path ' + 300 * 'x', 'no VGG19 checkpoint'),
     ('train 2', '--prior {empty}', 'holds no condition_1'),
     ('train 2', '--val_path {images} --val_prior {prior}', '--val_prior: needs --val_mask'),
     ('train 2', '--val_path {images} --val_mask {masks} --val_prior {empty}', '--val_prior'),
@@ -203,7 +213,10 @@ TABLE = [
     ('mask', '--lowest 0.5 --highest 0.4', 'must be an interval'),
     ('mask', '--lowest 0.999', 'widen the interval'),
     ('mask', '--save_path {a_file}', 'a_file is a file'),
+    ('mask', '--save_path {some_masks} --count 6', '00005.png: is there already'),
     ('palette', '--data_path {only_bad}', 'none of 1 images could be read'),
+    ('palette', '--seed -1', '--seed -1: must be at least 0'),
+    ('palette', '--data_path {twins}', None),
     ('palette', '--colours 1', 'a palette has 2 to 32767 colours'),
     ('palette', '--save_path {empty}', 'is a folder; name a file'),
 ]

@@ -29,7 +29,7 @@ class VGG19(nn.Cell):
         self.layers = [getattr(self, name) for name in layer_names()]
 
     def construct(self, x: ms.Tensor) -> tuple[ms.Tensor, ...]:
-        """x (B, 3, H, W) in [0, 1] -> sixteen maps (B, channels, H / 2^stage, W / 2^stage)."""
+        """x (B, 3, H, W) in [0, 1] -> sixteen maps (B, channels, H / 2^(s - 1), W / 2^(s - 1)), s = 1 ... 5."""
         maps = ()
         for layer in self.layers:
             x = layer(x)

@@ -1,6 +1,7 @@
 """Finding VGG19's weights for the content and style losses; needs no MindSpore until they are loaded."""
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ def find(given: str) -> checkpoint.Checkpoint:
         UserError: there is none; says where it is published and how to go without.
     """
     path = Path(given) if given else next((p for p in (Path('VGG19.ckpt'), _BUNDLED) if p.is_file()), None)
-    if path is None or not path.is_file():
+    if path is None or not os.path.isfile(path):
         raise UserError(f'--vgg_path {given or _BUNDLED}: no VGG19 checkpoint; it is published at {URL} '
                         f'(python ckpts_ICT/download.py VGG19), or go without: '
                         f'--content_loss_weight 0 --style_loss_weight 0')

@@ -70,7 +70,7 @@ class Predictor:
     def __call__(self, tokens: np.ndarray, masks: np.ndarray, where: np.ndarray) -> np.ndarray:
         """tokens (B, T) int32, masks (B, T) float32, where (B, P) int32 -> logits (B, P, V) float32.
 
-        P must be the same in every call; P = T means all positions in order.
+        P must be the same in every call.
         """
         parts = [self._forward(tokens[i:i + self.rows], masks[i:i + self.rows], where[i:i + self.rows])
                  for i in range(0, len(tokens), self.rows)]
@@ -80,7 +80,7 @@ class Predictor:
         count = len(tokens)
         fill = np.arange(self.rows) % count
         idx, hole, where = ms.Tensor(tokens[fill]), ms.Tensor(masks[fill]), where[fill]
-        if where.shape[1] == self.positions:
+        if where.shape[1] == self.positions and (where == np.arange(self.positions)).all():
             logits = self.net(idx, hole)  # (rows, T, V)
         else:
             flat = (where + self.positions * np.arange(self.rows, dtype=np.int32)[:, None]).reshape(-1)

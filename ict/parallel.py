@@ -1,0 +1,90 @@
+"""Several ranks under msrun: who writes, what they agree on.
+
+MindSpore joins them in ``ict.device.start``; without it, or without msrun, a process is the only rank.
+"""
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+
+from ict.options import require
+
+STATUSES = 256
+
+
+def rank() -> tuple[int, int]:
+    """(this process's rank, number of ranks) as msrun gave them; (0, 1) without it."""
+    return int(os.environ.get('RANK_ID', '0')), int(os.environ.get('MS_WORKER_NUM', '1'))
+
+
+def is_writer() -> bool:
+    """Whether this process writes files and lines: rank 0."""
+    return rank()[0] == 0 and not is_scheduler()
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether ``flag`` holds on any rank."""
+    return bool(_sum_over_ranks([float(flag)])[0])
+
+
+def sum_over_ranks(count: int) -> int:
+    """The ranks' counts together."""
+    return round(_sum_over_ranks([float(count)])[0])
+
+
+def mean_over_ranks(figures: dict[str, float]) -> dict[str, float]:
+    """Each figure's mean over the ranks."""
+    ranks = rank()[1]
+    if ranks == 1:
+        return figures
+    return dict(zip(figures, (total / ranks for total in _sum_over_ranks(list(figures.values()))), strict=True))
+
+
+def wait_for_all(distributed: bool) -> None:
+    """Return when every rank has come here; at once in a process that hasn't joined the others."""
+    if distributed:
+        _sum_over_ranks([0.0])
+
+
+def worst_status(status: int, distributed: bool) -> int:
+    """The highest exit status of all ranks."""
+    if not distributed:
+        return status
+    counts = _sum_over_ranks([float(i == status) for i in range(STATUSES)])
+    return max(i for i, count in enumerate(counts) if count)
+
+
+def is_scheduler() -> bool:
+    """Whether msrun runs this process only to bring the ranks together."""
+    return os.environ.get('MS_ROLE') == 'MS_SCHED'
+
+
+def check_launch(distributed: bool) -> None:
+    """A UserError where msrun and ``--distributed`` do not come together."""
+    started = 'MS_ROLE' in os.environ
+    require(started or not distributed, f'--distributed: start it with msrun --worker_num=2 --local_worker_num=2 '
+                                        f'--join=True {shlex.join(sys.argv)}')
+    require(distributed or not started, 'started by msrun without --distributed: every process would do all of the '
+                                        'work; add --distributed')
+    require('RANK_ID' in os.environ or not distributed, '--distributed: msrun needs --node_rank on several machines')
+
+
+def serve() -> None:
+    """Be msrun's scheduler until the ranks are done, then leave."""
+    os.environ.setdefault('GLOG_v', '3')
+    import mindspore as ms
+    from mindspore import communication
+    ms.set_device('CPU')
+    communication.init()
+    sys.exit(0)
+
+
+def _sum_over_ranks(values: list[float]) -> list[float]:
+    """Sums of the ranks' values; ``values`` themselves where ``ict.device.start`` has joined no others."""
+    communication = sys.modules.get('mindspore.communication')
+    if communication is None or not communication.GlobalComm.INITED:
+        return values
+    import mindspore as ms
+    total = ms.ops.AllReduce(ms.ops.ReduceOp.SUM)(ms.Tensor(values, ms.float32))  # all that the CPU's backend has
+    return total.asnumpy().tolist()
