@@ -5,6 +5,7 @@ checkpoints and this project's own; which network IN holds is found from its con
 """
 from __future__ import annotations
 
+import os
 import pickle
 import re
 import sys
@@ -329,9 +330,10 @@ def main(argv: list[str]) -> int:
     positive(args, 'n_head', 'top_k')
     require(args.temperature is None or args.temperature > 0, f'--temperature {args.temperature}: must be above 0')
     source, target = Path(args.IN), Path(args.OUT)
-    require(source.is_file(), f'IN {source}: {"is a folder; name a file" if source.is_dir() else "no such file"}')
+    require(os.path.isfile(source),
+            f'IN {source}: {"is a folder; name a file" if os.path.isdir(source) else "no such file"}')
     require(target.suffix == '.ckpt', f'OUT {target}: the name must end in .ckpt')
-    require(args.overwrite or not target.exists() or target.samefile(source),
+    require(args.overwrite or not os.path.exists(target) or target.samefile(source),
             f'OUT {target}: is there already; use --overwrite or another name')
     files.output_file(target, 'OUT')
     print(convert(source, target, Flags(args.n_head, args.GELU_2, args.kmeans, args.padding, args.top_k,
