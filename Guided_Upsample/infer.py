@@ -91,12 +91,11 @@ def add_painting(parser: Any) -> None:
 def find_generator(given: str) -> Path:
     """The checkpoint file itself, or InpaintingModel_gen.ckpt (_best, _latest) in a folder."""
     path = Path(given)
-    if os.path.isdir(path):
-        for ending in ('', '_best', '_latest'):
-            if os.path.isfile(path / f'InpaintingModel_gen{ending}.ckpt'):
-                return path / f'InpaintingModel_gen{ending}.ckpt'
-        raise UserError(f'--ckpt_path {given}: the folder holds no InpaintingModel_gen.ckpt')
-    return path
+    if not os.path.isdir(path):
+        return path
+    found = checkpoint.saved_in(path, ('InpaintingModel_gen',))
+    require(found is not None, f'--ckpt_path {given}: the folder holds no InpaintingModel_gen.ckpt')
+    return found[0]
 
 
 def check_model(args: Any) -> tuple[checkpoint.Checkpoint, architecture.Architecture]:
@@ -417,13 +416,13 @@ def _compare(job: Job, outcome: inputs.Outcome) -> None:
             continue
         try:
             seen = Seen(job.work, i, job.view, job.image_size, job.own_size)
-            results = [images.load_rgb(result_path(job.folder, job.work.id(i), k), job.work.max_pixels)
+            painted = [images.load_rgb(result_path(job.folder, job.work.id(i), k), job.work.max_pixels)
                        for k in range(len(job.conditions))]
         except UserError:  # it failed on another rank
             continue
         if job.own_size:
-            results = [images.bicubic(geometry.cut(one, seen.frame), job.image_size, job.image_size) for one in results]
-        rows.append([seen.original, np.where(seen.hole[..., None], np.uint8(255), seen.original), *results])
+            painted = [images.bicubic(geometry.cut(one, seen.frame), job.image_size, job.image_size) for one in painted]
+        rows.append([seen.original, np.where(seen.hole[..., None], np.uint8(255), seen.original), *painted])
     if rows:
         results = len(job.conditions)
         titles = ['original', 'masked', *('completed' if results == 1 else f'completed {k + 1}'

@@ -33,7 +33,7 @@ from ict import (
     report,
     training,
 )
-from ict.errors import UserError, run
+from ict.errors import run
 from ict.options import positive, require
 
 GEN, DIS = 'InpaintingModel_gen', 'InpaintingModel_dis'
@@ -103,11 +103,9 @@ def find_checkpoints(folder: str, names: tuple[str, ...], resume: bool) -> list[
     require(os.path.isdir(place), f'--ckpt_path {folder}: no such folder (it must hold {wanted})')
     if resume and os.path.isfile(place / training.state_name(GEN)):
         return [place / f'{name}_latest.ckpt' for name in names]
-    for ending in ('', '_best', '_latest'):
-        found = [place / f'{name}{ending}.ckpt' for name in names]
-        if all(os.path.isfile(path) for path in found):
-            return found
-    raise UserError(f'--ckpt_path {folder}: holds no {wanted} (nor _best, _latest)')
+    found = checkpoint.saved_in(place, names)
+    require(found is not None, f'--ckpt_path {folder}: holds no {wanted} (nor _best, _latest)')
+    return found
 
 
 def given_networks(args: Any) -> tuple[list[checkpoint.Checkpoint], checkpoint.Checkpoint | None]:
@@ -159,8 +157,8 @@ def source_of(args: Any, centres: np.ndarray, folder: Path, input_path: str, inp
     if prior:
         priors = pairs.condition_folders(prior, prior_option)
         made = manifest.read(prior, manifest.STAGE_1)
-        for name, wanted in vars(inputs.View()).items():
-            seen = made['settings'].get(name, wanted) if made is not None else wanted
+        for name, wanted in vars(inputs.View()).items() if made is not None else ():
+            seen = made['settings'].get(name)
             require(seen == wanted, f'{prior_option} {prior}: made with --{name} {seen}; training sees pictures and '
                                     f'masks with --{name} {wanted}, make the priors so')
         if numbers is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -95,6 +95,15 @@ class Checkpoint:
 def is_pytorch(stream: BinaryIO) -> bool:
     """Whether a file begins as PyTorch's do: a ZIP, or before version 1.6 a bare pickle."""
     return stream.read(2).startswith((b'PK', b'\x80'))
+
+
+def saved_in(folder: Path, names: Sequence[str]) -> list[Path] | None:
+    """The files of networks in a folder: the plain names, else ``_best``, else ``_latest``; None: none is complete."""
+    for ending in ('', '_best', '_latest'):
+        found = [folder / f'{name}{ending}.ckpt' for name in names]
+        if all(map(os.path.isfile, found)):
+            return found
+    return None
 
 
 def read(path: str | Path, option: str = '') -> Checkpoint:

@@ -270,6 +270,8 @@ def table() -> dict[str, Case]:
 
     hole = usual_mask(h, w) > 127
     as_mask = Image.fromarray(hole * np.uint8(255))
+    masked('nothing', encoded(Image.fromarray(np.zeros((h, w), np.uint8)), 'PNG'), np.zeros((h, w), bool),
+           says='masks/mask nothing.png: no hole in the part of')
     masked('0 and 1', encoded(Image.fromarray(hole.astype(np.uint8)), 'PNG'), np.zeros((h, w), bool),
            says='masks/mask 0 and 1.png: no hole in the part of')
     masked('everything', encoded(Image.fromarray(np.full((h, w), 255, np.uint8)), 'PNG'), np.ones((h, w), bool))
