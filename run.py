@@ -121,7 +121,8 @@ def main(argv: list[str]) -> int:
     with our_names(SECOND_NAMES):
         stage_2.check_before_stage_1(stage_2.arguments(second))
     with our_names(FIRST_NAMES):  # the last of it makes the save place
-        stage_1.check(stage_1.arguments(first))
+        shape = stage_1.check(stage_1.arguments(first)).shape
+    first += [f'--n_head={shape.n_head}', f'--GELU_2={shape.GELU_2}']  # so that what they were taken from is said once
     target = f'--device_target={device.choose(args.device_target, args.device_id)}'
     worst = call(ROOT / 'Transformer' / 'infer.py', [*first, target])
     if worst in (0, inputs.SOME_FAILED):

@@ -40,7 +40,6 @@ from ict.options import positive, require
 TEST = 2
 COMPARISON = 'comparison.png'
 _COMPARISON_ROWS = 12
-_FIGURES = 'metrics'
 
 
 def arguments(argv: list[str]) -> Any:
@@ -84,8 +83,11 @@ def add_painting(parser: Any) -> None:
     parser.add_argument('--padding', choices=architecture.PADDINGS, default=None,
                         help="for checkpoints that don't record it: reflect for the PyTorch original's "
                              '(default: symmetric)')
-    options.add_flag(parser, '--keep_size', "results in the input's size; known pixels are the input's bit for bit")
-    options.add_flag(parser, '--visualize', f'write {COMPARISON}: original | masked | results')
+    options.add_flag(parser, '--keep_size',
+                     "results in the input's size; known pixels are the input's bit for bit, the hole is enlarged and "
+                     'joined to them without a seam (scores are those of the small picture)')
+    options.add_flag(parser, '--visualize', f'write {COMPARISON}: original | masked | results, of the first '
+                                            f'{_COMPARISON_ROWS} pictures')
 
 
 def find_generator(given: str) -> Path:
@@ -169,8 +171,9 @@ def open_record(args: Any, found: checkpoint.Checkpoint, shape: architecture.Arc
     return manifest.Manifest(folder, manifest.STAGE_2, {
         'checkpoint': found.digest(), 'padding': shape.padding, 'image_size': args.image_size, **vars(view),
         'keep_size': args.keep_size, 'amp_level': args.amp_level},
-        lambda: next((p for i in range(len(work)) if os.path.isfile(p := result_path(folder, work.id(i), 0))), None),
-        args.overwrite or args.test_only)
+        lambda: None if args.test_only else
+        next((p for i in range(len(work)) if os.path.isfile(p := result_path(folder, work.id(i), 0))), None),
+        args.overwrite)
 
 
 def agreed_view(args: Any, made: dict[str, Any] | None) -> inputs.View:
@@ -251,11 +254,13 @@ def main(argv: list[str]) -> int:
     record = open_record(args, job.found, job.shape, job.view, job.folder, job.work)
     args.device_target = device.choose(args.device_target, args.device_id, args.distributed)
     rank, ranks = parallel.rank() if args.distributed else (0, 1)
-    outcome = inputs.Outcome(len(job.work))
+    outcome = inputs.Outcome(job.work.ids())
     if rank == 0:
         names = map(job.work.id, range(len(job.work)))
         for place in {result_path(job.folder, name, 0).parent for name in names} | {job.folder}:
             files.sweep(place, below=False)
+    if rank == 0 and args.overwrite and not job.test_only:
+        manifest.forget_journals(job.folder)
     todo = plan(job, record, args.overwrite, outcome, rank, ranks)
     if rank == 0 and not job.test_only:
         record.write()
@@ -266,22 +271,29 @@ def main(argv: list[str]) -> int:
             from Guided_Upsample.models import paint
             painter = paint.Painter(paint.load(job.found, job.shape), device.rows_at_once(args.batch_size),
                                     args.amp_level)
-            fill(job, painter.everywhere, todo, args.batch_size, outcome, scores)
+            fill(job, painter.everywhere, todo, args.batch_size, outcome, scores, record, rank)
     finally:
         parallel.wait_for_all(args.distributed)
         if rank == 0:
             _collect(job, record, outcome, scores)
     if rank == 0 and args.visualize and not job.test_only:
         _compare(job, outcome)
-    return parallel.worst_status(outcome.status(), args.distributed)
+    status = outcome.status()
+    parallel.wait_for_all(args.distributed)  # msrun ends the others when one has left
+    return status
 
 
 def plan(job: Job, record: manifest.Manifest, overwrite: bool, outcome: inputs.Outcome, rank: int,
          ranks: int) -> list[tuple[int, int]]:
     """(picture, result from 0) still to be made by this rank; results of changed sources are removed."""
     todo, kept = [], 0
+    journal = {} if overwrite else manifest.read_journals(job.folder)
     for i in range(len(job.work)):
         picture, sources = job.work.id(i), job.work.sources(i)
+        known = record.pictures.get(picture, {})
+        same = not overwrite and record.unchanged(picture, sources)
+        if rank == 0 and overwrite and not job.test_only:
+            _remove_results(job, picture, record.replaced.get(picture, {}))
         try:
             _same_sources(job.work, i, sources, job.made)
         except UserError as error:
@@ -289,22 +301,39 @@ def plan(job: Job, record: manifest.Manifest, overwrite: bool, outcome: inputs.O
             continue
         priors = {f'prior_digest_{k}': manifest.file_digest(place / f'{picture}.png')
                   for k, place in enumerate(job.conditions)}
-        known = record.pictures.get(picture, {})
-        same = not overwrite and record.unchanged(picture, sources)
+        if rank == 0 and not same and not job.test_only:
+            _remove_results(job, picture, known)
+        scored = dict(known.get('figures', {})) if same else {}
         for k in range(len(job.conditions)):
             path, key = result_path(job.folder, picture, k), f'prior_digest_{k}'
             if same and known.get(key) == priors[key] and os.path.isfile(path) and not job.test_only:
-                kept += 1
-                continue
+                figures = scored.get(str(k)) or journal.get(_line_of(picture, k, sources | priors))
+                if figures:
+                    scored[str(k)], kept = figures, kept + 1
+                    continue
+            scored.pop(str(k), None)
             if rank == 0 and not job.test_only:
                 files.remove(path)
             if i % ranks == rank:
                 todo.append((i, k))
         record.set(picture, sources)
-        record.pictures[picture].update(priors)
+        record.pictures[picture].update(priors, figures=scored)
     if kept and rank == 0:
         note(f'{kept} finished results are kept')
     return todo
+
+
+def _remove_results(job: Job, picture: str, entry: dict[str, Any]) -> None:
+    """Remove all results that a picture's entry tells of, also more than are wanted now, but no picture to be read."""
+    for k in range(len(entry)):
+        path = result_path(job.folder, picture, k)
+        if f'prior_digest_{k}' in entry and not job.work.reads(path):
+            files.remove(path)
+
+
+def _line_of(picture: str, k: int, entry: dict[str, Any]) -> str:
+    """What the journal calls the figures of a result: its name, and digests of all that it was made of."""
+    return f'{picture}_{k} {entry["image_digest"]} {entry["mask_digest"]} {entry[f"prior_digest_{k}"]}'
 
 
 def _same_sources(work: inputs.Inputs, i: int, sources: dict[str, Any], made: dict[str, Any] | None) -> None:
@@ -317,8 +346,10 @@ def _same_sources(work: inputs.Inputs, i: int, sources: dict[str, Any], made: di
 
 
 def fill(job: Job, painter: Callable, todo: list[tuple[int, int]], batch_size: int, outcome: inputs.Outcome,
-         scores: dict[tuple[str, int], dict[str, float]]) -> None:
+         scores: dict[tuple[str, int], dict[str, float]], record: manifest.Manifest, rank: int) -> None:
     """Paint, score and write the results that ``todo`` names; failures go to ``outcome``, figures to ``scores``.
+
+    A result's figures are in the rank's journal before the result is there, so that one that is kept has its own.
 
     Args:
         painter: images and priors (B, S, S, 3) uint8, holes (B, S, S) bool -> pictures (B, S, S, 3) float32.
@@ -330,29 +361,39 @@ def fill(job: Job, painter: Callable, todo: list[tuple[int, int]], batch_size: i
             image, hole = np.stack([s.image for s in seen]), np.stack([s.hole for s in seen])
             painted = painter(image, np.stack(priors), hole)
             for (i, k), one, picture in zip(places, seen, painted, strict=True):
+                name = job.work.id(i)
+                result, figures = _scored(one, picture)
                 try:
-                    scores[job.work.id(i), k] = _finish(job, job.work.id(i), k, one, picture)
+                    if not job.test_only:
+                        line = _line_of(name, k, record.pictures[name])
+                        manifest.note_in_journal(job.folder, rank, line, _text(figures))
+                        _write(job, result_path(job.folder, name, k), one, picture, result)
+                    scores[name, k] = figures
                 except OSError as error:
-                    outcome.fail(job.work.id(i), not_written(result_path(job.folder, job.work.id(i), k), error))
+                    outcome.fail(name, not_written(result_path(job.folder, name, k), error))
                 bar.update()
 
 
-def _finish(job: Job, picture: str, k: int, seen: Seen, painted: np.ndarray) -> dict[str, float]:
-    """Put known pixels back, score, write."""
+def _scored(seen: Seen, painted: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
+    """The picture with its known pixels put back, (S, S, 3) float32 in [0, 1], and its figures."""
     image = seen.image / np.float32(255)
     result = np.where(seen.hole[..., None], painted, image)
-    figures = {'hole': float(seen.hole.mean()), **metrics.all_of(result, seen.original / np.float32(255), seen.hole)}
-    if job.test_only:
-        return figures
-    text = {_FIGURES: ' '.join(repr(v) for v in figures.values())}
-    path = result_path(job.folder, picture, k)
+    return result, {'hole': float(seen.hole.mean()),
+                    **metrics.all_of(result, seen.original / np.float32(255), seen.hole)}
+
+
+def _text(figures: dict[str, float]) -> str:
+    return ' '.join(repr(value) for value in figures.values())
+
+
+def _write(job: Job, path: Path, seen: Seen, painted: np.ndarray, result: np.ndarray) -> None:
+    """Write a result; its bytes depend on nothing under the mask, so its figures are kept elsewhere."""
     if job.own_size:
-        completed = keep_size.blended(painted, image, seen.hole)
+        completed = keep_size.blended(painted, seen.image / np.float32(255), seen.hole)
         native = keep_size.at_own_size(seen.picture.native, seen.frame, seen.full_hole, completed)
-        images.write_png(path, native, seen.picture.icc_profile, text)
+        images.write_png(path, native, seen.picture.icc_profile)
     else:
-        images.write_png(path, (result * 255).astype(np.uint8), text=text)
-    return figures
+        images.write_png(path, (result * 255).astype(np.uint8))
 
 
 def _batches(job: Job, todo: list[tuple[int, int]], batch_size: int, outcome: inputs.Outcome,
@@ -384,26 +425,43 @@ def _collect(job: Job, record: manifest.Manifest, outcome: inputs.Outcome,
              scores: dict[tuple[str, int], dict[str, float]]) -> None:
     """metrics.csv, metrics_by_hole.csv, results.json and the published console line, of new and kept results."""
     rows = []
+    journal = {} if job.test_only else manifest.read_journals(job.folder)
     for i in range(len(job.work)):
         picture = job.work.id(i)
+        entry = record.pictures.get(picture, {})
         likelihoods = (job.made or {}).get('pictures', {}).get(picture, {}).get('log_likelihood', {})
         for k in range(len(job.conditions)):
             figures = scores.get((picture, k))
-            if figures is None and not job.test_only and picture not in outcome.failures:
-                text = images.png_text(result_path(job.folder, picture, k)).get(_FIGURES)
+            there = not job.test_only and os.path.isfile(result_path(job.folder, picture, k))
+            if figures is None and there and picture not in outcome.failures:
+                text = entry['figures'].get(str(k)) or journal.get(_line_of(picture, k, entry))
                 figures = dict(zip(('hole', *metrics.NAMES), map(float, text.split()), strict=True)) if text else None
             if figures is not None:
+                entry['figures'][str(k)] = _text(figures)
                 rows.append({'id': picture, 'result': k, **figures,
                              'log_likelihood': likelihoods.get(str(k + 1), '')})
     if not rows:
         return
     if not job.test_only:
+        _take_journal(record, journal)
         record.write()
+        manifest.forget_journals(job.folder)
     report.write_metrics(job.folder / 'metrics.csv', job.folder / 'metrics_by_hole.csv', rows)
     means = {key: float(np.mean([row[key] for row in rows])) for key in metrics.NAMES}
     print(f'PSNR: {means["psnr"]:.6f}, MAE: {means["mae"]:.9f}')
     print(f'SSIM: {means["ssim"]:.6f}, L1 in the hole: {means["l1_hole"]:.3f} levels, {len(rows)} results in '
           f'{job.folder}')
+
+
+def _take_journal(record: manifest.Manifest, journal: dict[str, str]) -> None:
+    """Put the journal's figures into the record, those of pictures that this run didn't work on too."""
+    for picture, entry in record.pictures.items():
+        figures = entry.get('figures', {})
+        for key in list(entry):
+            k = key.removeprefix('prior_digest_')
+            if k != key and k not in figures and (text := journal.get(_line_of(picture, int(k), entry))):
+                figures[k] = text
+        entry['figures'] = dict(sorted(figures.items()))  # the same bytes after an interruption, too
 
 
 def _compare(job: Job, outcome: inputs.Outcome) -> None:

@@ -77,7 +77,9 @@ def add_sampling(parser: Any) -> None:
              ' (an odd number; in float32, with the schedules raster and halton)')
     add('--refresh', type=int, default=64,
         help='with --reuse_window: compute everything every so many passes; 0 = only in the first')
-    options.add_flag(parser, '--deterministic', 'the mean colour that the model expects instead of a sample')
+    options.add_flag(parser, '--deterministic',
+                     'the mean colour that the model expects, from a single pass, instead of a sample; what is about '
+                     'samples has no effect then')
     add('--batch_size', type=int, default=1, help='images x samples in one forward pass (on a CPU one after '
                                                        'another, which is as fast); changes no result')
     add('--amp_level', choices=('O0', 'O2', 'O3'), default='O0', help='O2, O3: float16 on a GPU')
@@ -99,15 +101,19 @@ def check_sampling(args: Any) -> None:
 
 
 def settings_of(args: Any, found: checkpoint.Checkpoint) -> sampling.Settings:
-    """Sampling settings from the options, else the checkpoint's record, else the published ones."""
+    """Sampling settings from the options, else the checkpoint's record, else the published ones.
+
+    What doesn't matter is the default's, so that equal priors have equal settings.
+    """
+    if args.deterministic:
+        return sampling.Settings(deterministic=True)
     own = found.record.get('sampling', {})
     return sampling.Settings(
         top_k=args.top_k or own.get('top_k', TOP_K),
         temperature=args.temperature or own.get('temperature', TEMPERATURE),
         sample_steps=args.sample_steps, schedule=args.schedule or ('halton' if args.sample_steps else 'raster'),
-        step_schedule=args.step_schedule, deterministic=args.deterministic, resample=args.resample,
-        reuse_window=args.reuse_window,
-        refresh=args.refresh if args.reuse_window else 0)
+        step_schedule=args.step_schedule if args.sample_steps else sampling.Settings.step_schedule,
+        resample=args.resample, reuse_window=args.reuse_window, refresh=args.refresh if args.reuse_window else 0)
 
 
 def palette_of(found: checkpoint.Checkpoint, kmeans: str, vocab_size: int) -> np.ndarray:
@@ -199,12 +205,13 @@ def main(argv: list[str]) -> int:
     job = check(args)
     settings = settings_of(args, job.found)
     record = manifest.Manifest(job.folder, manifest.STAGE_1, {
-        'checkpoint': job.found.digest(), 'palette': palette.digest(job.colours), 'seed': args.seed, **vars(job.view),
-        **vars(settings), 'prior_size': job.shape.prior_size, 'n_head': job.shape.n_head, 'GELU_2': job.shape.GELU_2,
+        'checkpoint': job.found.digest(), 'palette': palette.digest(job.colours),
+        'seed': 0 if settings.deterministic else args.seed, **vars(job.view), **vars(settings),
+        'prior_size': job.shape.prior_size, 'n_head': job.shape.n_head, 'GELU_2': job.shape.GELU_2,
         'amp_level': args.amp_level}, lambda: next(job.folder.glob('condition_*/**/*.png'), None), args.overwrite)
     args.device_target = device.choose(args.device_target, args.device_id, args.distributed)
     rank, ranks = parallel.rank() if args.distributed else (0, 1)
-    outcome = inputs.Outcome(len(job.work))
+    outcome = inputs.Outcome(job.work.ids())
     if rank == 0:
         for place in (job.folder, *(p for p in job.folder.glob('condition_*') if p.is_dir())):
             files.sweep(place, below=place != job.folder)
@@ -228,7 +235,8 @@ def main(argv: list[str]) -> int:
         done = sum(all(os.path.isfile(prior_path(job.folder, k, job.work.id(i))) for k in range(1, job.samples + 1))
                    for i in range(len(job.work)))
         print(f'{done} pictures with {job.samples} prior(s) each in {job.folder}')
-    return parallel.worst_status(status, args.distributed)
+    parallel.wait_for_all(args.distributed)  # msrun ends the others when one has left
+    return status
 
 
 def plan(job: Job, record: manifest.Manifest, overwrite: bool, rank: int, ranks: int) -> list[tuple[int, int]]:

@@ -45,7 +45,7 @@ def run(main: Callable[[list[str]], int | None]) -> int:
         note(f'error: {error}')
         return NOTHING_DONE
     except KeyboardInterrupt:
-        note('interrupted: finished files are whole; the same command continues')
+        note('interrupted: finished files are whole; the same command continues (a training: with --ckpt_path)')
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -55,12 +55,12 @@ def run(main: Callable[[list[str]], int | None]) -> int:
             traceback.print_exc()
             return BUG
         note(f'error: nothing more can be written ({error.strerror}); finished files are whole, and the same command '
-             f'continues once it can')
+             f'(a training: with --ckpt_path) continues once there is room')
         return NOTHING_DONE
     except Exception as error:
         if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY in str(error)):
-            note('error: out of memory; a smaller --batch_size or --image_size needs less, and training also with '
-                 '--recompute or --amp_level O2; finished files are whole')
+            note('error: out of memory; finished files are whole. Smaller pictures need less, and where there is such '
+                 'an option a smaller --batch_size or --image_size, --recompute or --amp_level O2')
             return NOTHING_DONE
         traceback.print_exc()
         return BUG

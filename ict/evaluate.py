@@ -126,7 +126,7 @@ def diversity(samples: np.ndarray, hole: np.ndarray) -> dict[str, float]:
 
 
 def read_figures(path: Path) -> Figures:
-    """Stage 2's metrics.csv: {(picture, result from 0): psnr, mae, ssim, l1_hole}.
+    """Stage 2's metrics.csv: {(picture, result from 0): figures}.
 
     Raises:
         UserError: unreadable, or not such a table.
@@ -141,7 +141,7 @@ def read_figures(path: Path) -> Figures:
 
 def score(view: geometry.ScoredView, samples: np.ndarray, sample_figures: Sequence[dict[str, float]],
           deterministic_figures: dict[str, float], derived: dict[str, np.ndarray]) -> Rows:
-    """A row for each method on one picture: method, hole, psnr, mae, ssim, l1_hole, diversity, diversity_ssim.
+    """A row for each method on one picture: method, hole, FIGURES.
 
     Args:
         samples: (n, S, S, 3) uint8, the result files.
@@ -315,7 +315,7 @@ def main(argv: list[str]) -> int:
             return status
         worst = max(worst, status)
     sampled, deterministic = (read_figures(place / folder / 'metrics.csv') for folder in (SAMPLES, DETERMINISTIC))
-    outcome = inputs.Outcome(len(work))
+    outcome = inputs.Outcome(work.ids())
     rows = score_all(place, work, view, args.sample_num, sampled, deterministic, outcome)
     if rows:
         write(place, work, view, args.sample_num, rows, sampled)

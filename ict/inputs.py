@@ -6,14 +6,14 @@ import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from ict import geometry, images, masks, options, pairs
+from ict import geometry, images, masks, options, pairs, parallel
 from ict.errors import NOTHING_DONE, UserError, note, one_line
 from ict.manifest import file_digest
 
@@ -82,6 +82,10 @@ class Inputs:
         """Name of the picture's results."""
         return self.pictures.id(i)
 
+    def ids(self) -> list[str]:
+        """All names, in order."""
+        return [self.id(i) for i in range(len(self))]
+
     def sources(self, i: int) -> dict[str, Any]:
         """Names and digests of a picture and its mask, for the manifest."""
         number = self.numbers[i]
@@ -114,12 +118,19 @@ class Inputs:
             self.said.add(line)
             tqdm.write(one_line(line), file=sys.stderr)
 
+    def reads(self, path: Path) -> bool:
+        """Whether a file is one of the pictures or masks."""
+        return _place(path) in self._own_places
+
+    @cached_property
+    def _own_places(self) -> set[str]:
+        return {_place(listing.path(i)) for listing in (self.pictures, self.mask_files) for i in range(len(listing))}
+
     def refuse_to_overwrite(self, results: Iterable[Path], option: str, priors: Iterable[Path] = ()) -> None:
         """Raises a UserError when one of the files to be written is a picture, mask or prior to be read."""
-        own = {_place(listing.path(i)) for listing in (self.pictures, self.mask_files) for i in range(len(listing))}
-        own |= {_place(path) for path in priors}
+        further = {_place(path) for path in priors}
         for path in results:
-            if _place(path) in own:
+            if self.reads(path) or _place(path) in further:
                 raise UserError(f'{option}: {path} would be written, and is an input; name another place')
 
 
@@ -148,9 +159,9 @@ def _place(path: Path) -> str:
 
 @dataclass
 class Outcome:
-    """Which pictures failed, and the exit status that follows."""
+    """Which of the pictures ``names`` failed, and the exit status that follows."""
 
-    total: int
+    names: list[str]
     failures: dict[str, str] = field(default_factory=dict)
 
     def fail(self, picture: str, error: Exception) -> None:
@@ -160,15 +171,17 @@ class Outcome:
             tqdm.write(one_line(f'failed: {error}'), file=sys.stderr)
 
     def status(self) -> int:
-        """0 all done; 1 some failed, listed; 2 nothing was done, one line says why."""
-        if not self.failures:
-            return 0
-        if len(self.failures) >= self.total:
-            first = next(iter(self.failures.values()))
-            more = f' (and {self.total - 1} more like it)' if self.total > 1 else ''
-            note(f'error: no picture could be completed: {first}{more}')
+        """0 all done; 1 some failed, listed; 2 nothing was done, one line says why. All ranks come to the same."""
+        total = len(self.names)
+        failed = sum(parallel.on_any_rank([name in self.failures for name in self.names]))
+        if failed == total:
+            if self.failures:
+                first = next(iter(self.failures.values()))
+                more = f' (and {total - 1} more like it)' if total > 1 else ''
+                note(f'error: no picture could be completed: {first}{more}')
             return NOTHING_DONE
-        note(f'{len(self.failures)} of {self.total} pictures failed, the others are done:')
+        if self.failures:
+            note(f'{len(self.failures)} of {total} pictures failed, the others are done:')
         for picture, reason in self.failures.items():
             note(f'  {picture}: {reason}')
-        return SOME_FAILED
+        return SOME_FAILED if failed else 0

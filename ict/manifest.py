@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ class Manifest:
         name: STAGE_1 or STAGE_2.
         settings: what all results depend on.
         leftovers: results that are there; without a manifest nobody knows what made them.
-        overwrite: forget what is there.
+        overwrite: forget what is there, but for ``replaced``, its entries.
 
     Raises:
         UserError: what is there was made with other settings.
@@ -39,7 +41,10 @@ class Manifest:
                  overwrite: bool) -> None:
         self.path, self.settings = folder / name, settings
         self.pictures: dict[str, dict[str, Any]] = {}
+        self.replaced: dict[str, dict[str, Any]] = {}
         if overwrite:
+            with suppress(UserError):  # no manifest is replaced, too
+                self.replaced = (read(folder, name) or {}).get('pictures', {})
             return
         before = read(folder, name)
         if before is None:
@@ -87,6 +92,36 @@ def read(folder: str | Path, name: str) -> dict[str, Any] | None:
             and all(isinstance(entry, dict) for entry in content['pictures'].values())):
         raise UserError(f'{path}: not a manifest of this project; use --overwrite or another save place')
     return content
+
+
+# Figures of finished results that no manifest holds yet: a line each, in a file of each rank; a kill loses none.
+
+_JOURNAL = '.figures-{}.jsonl'
+
+
+def note_in_journal(folder: Path, rank: int, name: str, figures: str) -> None:
+    """Add a line to a rank's journal."""
+    with open(folder / _JOURNAL.format(rank), 'a', encoding='utf-8') as journal:
+        journal.write('\n' + json.dumps([name, figures]) + '\n')  # after what a kill cut short
+
+
+def read_journals(folder: Path) -> dict[str, str]:
+    """The lines of all ranks' journals; one that a kill cut short is left out."""
+    lines = {}
+    for path in folder.glob(_JOURNAL.format('*')):
+        for line in path.read_text(encoding='utf-8', errors='replace').splitlines():
+            try:
+                name, figures = json.loads(line)
+            except ValueError:
+                continue
+            lines[name] = figures
+    return lines
+
+
+def forget_journals(folder: Path) -> None:
+    """Remove the ranks' journals."""
+    for path in folder.glob(_JOURNAL.format('*')):
+        files.remove(path)
 
 
 def other_source(entry: dict[str, Any], sources: dict[str, Any]) -> str | None:

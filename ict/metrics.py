@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-NAMES = ('psnr', 'mae', 'ssim', 'l1_hole')
+NAMES = ('psnr', 'mae', 'ssim', 'l1', 'l1_hole')
 
 
 def psnr(result: np.ndarray, image: np.ndarray) -> float:
@@ -29,16 +29,21 @@ def ssim(result: np.ndarray, image: np.ndarray) -> float:
                                        channel_axis=-1, gaussian_weights=False))
 
 
+def l1(result: np.ndarray, image: np.ndarray) -> float:
+    """Mean |image - result| in levels."""
+    return float(np.abs(image.astype(np.float64) - result).mean() * 255.0)
+
+
 def l1_in_hole(result: np.ndarray, image: np.ndarray, hole: np.ndarray) -> float:
     """Mean |image - result| in levels over the hole (H, W) bool of (H, W, 3) pictures; 0 without a hole."""
     if not hole.any():
         return 0.0
-    return float(np.abs(image.astype(np.float64) - result)[hole].mean() * 255.0)
+    return l1(result[hole], image[hole])
 
 
 def all_of(result: np.ndarray, image: np.ndarray, hole: np.ndarray) -> dict[str, float]:
-    """psnr, mae, ssim and l1_hole of (H, W, 3) pictures."""
-    return dict(zip(NAMES, (psnr(result, image), mae(result, image), ssim(result, image),
+    """psnr, mae, ssim, l1 and l1_hole of (H, W, 3) pictures."""
+    return dict(zip(NAMES, (psnr(result, image), mae(result, image), ssim(result, image), l1(result, image),
                             l1_in_hole(result, image, hole)), strict=True))
 
 

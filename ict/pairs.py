@@ -43,13 +43,14 @@ class Listing:
 
 
 def listing(given: str | Path, option: str, without: Path | Sequence[Path] = (), cache: Path | None = None,
-            unique: bool = True) -> Listing:
+            unique: bool = True, writes: bool = True) -> Listing:
     """The image files of a folder option: a folder (searched recursively), one image, or a text file of paths.
 
     Args:
         without: folders that are never searched (the save place).
         cache: a file that keeps the scan of a large folder; it is used while no folder below has changed.
         unique: two files with the same id are an error.
+        writes: whether a new scan is kept; of several ranks one does.
 
     Raises:
         UserError: missing, unreadable, without images, or the save place itself.
@@ -63,7 +64,7 @@ def listing(given: str | Path, option: str, without: Path | Sequence[Path] = (),
             if os.path.realpath(path) in skip:
                 raise UserError(f'{option} {given}: is the save place, which is never searched; name another save '
                                 f'place')
-            found = _scan(path, skip, cache)
+            found = _scan(path, skip, cache, writes)
             hint = f'has no images ({" ".join(EXTENSIONS)})'
         elif path.is_file() and path.suffix.lower() in EXTENSIONS:
             found, hint = Listing(path.parent, _packed([path.name])), ''
@@ -88,7 +89,7 @@ def _key(name: str) -> tuple[str, str]:
     return str(PurePosixPath(name).with_suffix('')), name
 
 
-def _scan(root: Path, skip: set[str], cache: Path | None) -> Listing:
+def _scan(root: Path, skip: set[str], cache: Path | None, writes: bool) -> Listing:
     if cache is not None:
         kept = _read_cache(root, cache)
         if kept is not None:
@@ -118,7 +119,7 @@ def _scan(root: Path, skip: set[str], cache: Path | None) -> Listing:
                     names.append(name)
     names.sort(key=_key)
     packed = _packed(names)
-    if cache is not None:
+    if cache is not None and writes:
         from ict import files
         with files.replacing(cache) as temporary, open(temporary, 'wb') as stream:
             np.savez(stream, root=_packed([os.path.realpath(root)]), names=packed, folders=_packed(folders),

@@ -10,8 +10,6 @@ import sys
 
 from ict.options import require
 
-STATUSES = 256
-
 
 def rank() -> tuple[int, int]:
     """(this process's rank, number of ranks) as msrun gave them; (0, 1) without it."""
@@ -25,7 +23,12 @@ def is_writer() -> bool:
 
 def any_rank(flag: bool) -> bool:
     """Whether ``flag`` holds on any rank."""
-    return bool(_sum_over_ranks([float(flag)])[0])
+    return on_any_rank([flag])[0]
+
+
+def on_any_rank(flags: list[bool]) -> list[bool]:
+    """Which of the flags hold on any rank."""
+    return [total > 0 for total in _sum_over_ranks([float(flag) for flag in flags])]
 
 
 def sum_over_ranks(count: int) -> int:
@@ -45,14 +48,6 @@ def wait_for_all(distributed: bool) -> None:
     """Return when every rank has come here; at once in a process that hasn't joined the others."""
     if distributed:
         _sum_over_ranks([0.0])
-
-
-def worst_status(status: int, distributed: bool) -> int:
-    """The highest exit status of all ranks."""
-    if not distributed:
-        return status
-    counts = _sum_over_ranks([float(i == status) for i in range(STATUSES)])
-    return max(i for i, count in enumerate(counts) if count)
 
 
 def is_scheduler() -> bool:

@@ -78,6 +78,7 @@ Columns = Sequence[tuple[str, str, int]]  # title, key, decimals
 QUALITY_COLUMNS: Columns = (
     ('setting', 'setting', 0), ('pictures', 'pictures', 0), ('passes a sample', 'passes', 1), ('PSNR', 'psnr', 2),
     ('PSNR − the first\'s', 'psnr_difference', 2), ('± standard error', 'psnr_error', 2), ('MAE', 'mae', 5),
+    ('MAE − the first\'s', 'mae_difference', 5), ('± standard error', 'mae_error', 5),
     ('SSIM', 'ssim', 4), ('L1 in the hole', 'l1_hole', 2), ('L1 of the prior', 'prior_l1', 2),
     ('diversity, L1', 'diversity', 2), ('diversity, 1 - SSIM', 'diversity_ssim', 4))
 TIME_COLUMNS: Columns = (
@@ -345,11 +346,13 @@ def paired(rows: Sequence[Row], reference: Sequence[Row], key: str) -> tuple[flo
 def summary(setting: str, rows: Sequence[Row], reference: Sequence[Row], first: Sequence[dict[str, Any]],
             second: Sequence[dict[str, Any]]) -> Row:
     """The line of a setting: means over the pictures, and what the clocks of both stages tell."""
-    difference, error = paired(rows, reference, 'psnr')
+    differences = {}
+    for key in ('psnr', 'mae'):
+        differences[f'{key}_difference'], differences[f'{key}_error'] = paired(rows, reference, key)
     one, two = seconds_of(first), seconds_of(second)
     return {'setting': setting, 'pictures': len(rows), 'passes': one['passes'],
             **{key: float(np.mean([row[key] for row in rows])) for key in FIGURES},
-            'psnr_difference': difference, 'psnr_error': error, 'pass_seconds': one['pass'],
+            **differences, 'pass_seconds': one['pass'],
             'stage_1_seconds': one['result'], 'stage_1_start': one['start'], 'stage_1_peak_mb': one['peak_mb'],
             'stage_2_seconds': two['result'], 'stage_2_start': two['start'], 'stage_2_peak_mb': two['peak_mb']}
 
@@ -431,8 +434,8 @@ def write_quality(place: Path, plan: argparse.Namespace, samples: int, scenes: d
         f'{100 * statistics.fmean(holes):.0f} %), {samples} sample(s) each, seed {plan.seed}; '
         f'{plan.transformer_ckpt}, {plan.upsample_ckpt}.',
         about,
-        'PSNR and MAE as published, of the 256 x 256 results; L1 in levels of 255. The PSNR\'s difference to the first '
-        'setting is the mean over the same pictures. L1 of the prior: stage 1\'s output against the original\'s '
+        'PSNR and MAE as published, of the 256 x 256 results; L1 in levels of 255. Differences to the first '
+        'setting are means over the same pictures. L1 of the prior: stage 1\'s output against the original\'s '
         'palette colours, both at the prior\'s size, in the hole. Diversity: how much two samples of a picture '
         'differ in the hole.',
         markdown(lines, QUALITY_COLUMNS),

@@ -122,7 +122,8 @@ def test_scores_are_those_of_the_files(tmp_path):
     for k in range(3):
         images.write_png(tmp_path / 'halton-4' / f'deep/a_{k}.png', results[k])
         images.write_png(tmp_path / 'halton-4' / 'AP' / f'condition_{k + 1}' / 'deep/a.png', priors[k])
-        with_figures.append({'id': 'deep/a', 'result': k, 'psnr': 20 + k, 'mae': 0.1 * k, 'ssim': 0.5, 'l1_hole': 9})
+        with_figures.append({'id': 'deep/a', 'result': k, 'psnr': 20 + k, 'mae': 0.1 * k, 'ssim': 0.5, 'l1': 3,
+                             'l1_hole': 9})
     with open(tmp_path / 'halton-4' / 'metrics.csv', 'w', newline='') as stream:
         table = csv.DictWriter(stream, list(with_figures[0]))
         table.writeheader()

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from Guided_Upsample import infer as stage_2
-from ict import device, images, options, palette
+from ict import device, images, inputs, options, palette, parallel
 from ict.errors import UserError
 from tests.conftest import DEVICE, command, files_of, module, photograph
 from Transformer import infer as stage_1
@@ -85,10 +85,8 @@ def test_sealed_nothing_under_the_mask_changes_any_byte(tiny, folders, tmp_path,
         Image.fromarray(picture).save(other['images'] / path.name)
     one = both(tiny, folders, tmp_path / 'one', ('--geometry', geometry))
     two = both(tiny, other, tmp_path / 'two', ('--geometry', geometry))
-
-    def outputs(folder: dict[str, bytes], save: Path) -> dict[str, bytes]:
-        return {name: images.load_rgb(save / name).tobytes() for name in folder if name.endswith('.png')}
-    assert outputs(one, tmp_path / 'one') == outputs(two, tmp_path / 'two')
+    names = [name for name in one if name.endswith('.png')]
+    assert len(names) == 6 and [one[name] for name in names] == [two[name] for name in names]
 
 
 def test_published_mode_lets_colours_under_thin_strokes_through_as_published(tiny, folders, tmp_path):
@@ -103,7 +101,6 @@ def test_published_mode_lets_colours_under_thin_strokes_through_as_published(tin
 
 
 def _prepared(folders, mode: str) -> tuple:
-    from ict import inputs
     work = inputs.find(str(folders['images']), '--i', str(folders['masks']), '--m', 0, folders['save'])
     return work, 0, inputs.View(mode, 'published'), 8, lambda small: small.reshape(-1, 3)
 
@@ -166,11 +163,95 @@ def test_a_second_run_keeps_what_is_finished_and_makes_what_is_not(tiny, folders
 
 
 def test_other_settings_are_refused_and_overwrite_makes_anew(tiny, folders, tmp_path):
-    from ict.errors import UserError
     both(tiny, folders, tmp_path / 'one')
     with pytest.raises(UserError, match=r'other settings \(seed 0, now 1\).*--overwrite'):
         sample(tiny, folders, tmp_path / 'one' / 'AP', '--seed', 1)
     assert sample(tiny, folders, tmp_path / 'one' / 'AP', '--seed', 1, '--overwrite') == 0
+
+
+def test_overwrite_leaves_no_result_of_the_run_before(tiny, folders, tmp_path):
+    save = tmp_path / 'one'
+    before = both(tiny, folders, save, ('--condition_num', 3), ('--condition_num', 3))
+    assert 'p0_2.png' in before
+    anew = both(tiny, folders, save, ('--seed', 1, '--overwrite'), ('--overwrite',))
+    assert [name for name in anew if re.fullmatch(r'p\d_\d\.png', name)] == ['p0_0.png', 'p1_0.png', 'p2_0.png']
+
+
+def test_a_result_that_is_to_be_completed_further_is_no_surplus(tiny, folders, tmp_path):
+    save = tmp_path / 'one'
+    both(tiny, folders, save, ('--condition_num', 2), ('--condition_num', 2))
+    chosen = tmp_path / 'chosen.txt'
+    chosen.write_text(f'{folders["images"]}/p1.png\n{save}/p1_1.png\n')
+    shutil.copy(folders['masks'] / 'p1.png', folders['masks'] / 'p1_1.png')
+    again = {**folders, 'images': chosen}
+    assert sample(tiny, again, save / 'AP', '--overwrite') == 0
+    assert paint(tiny, again, save / 'AP', save, '--overwrite') == 0
+    assert (save / 'p1_1.png').is_file()
+
+
+def test_fewer_results_with_the_same_settings_keep_the_others(tiny, folders, tmp_path, capsys):
+    save = tmp_path / 'one'
+    first = both(tiny, folders, save, ('--condition_num', 2), ('--condition_num', 2))
+    assert paint(tiny, folders, save / 'AP', save) == 0
+    capsys.readouterr()
+    assert paint(tiny, folders, save / 'AP', save, '--condition_num', 2) == 0
+    assert '6 finished results are kept' in capsys.readouterr().err
+    assert files_of(save) == first
+
+
+def test_a_killed_run_loses_no_figures(tiny, folders, tmp_path, monkeypatch, capsys):
+    save, whole = tmp_path / 'one', both(tiny, folders, tmp_path / 'whole')
+    assert sample(tiny, folders, save / 'AP') == 0
+
+    def until_it_is_killed() -> Path:
+        with monkeypatch.context() as patch:
+            patch.setattr(stage_2, '_collect', lambda *_: None)
+            paint(tiny, folders, save / 'AP', save)
+        (found,) = save.glob('.figures-*')
+        return found
+    journal = until_it_is_killed()
+    lines = journal.read_text().split('\n')
+    journal.write_text('\n'.join(lines)[:-30])  # of the third line a part
+    until_it_is_killed()
+    capsys.readouterr()
+    alone = {**folders, 'images': tmp_path / 'alone'}
+    alone['images'].mkdir()
+    shutil.copy(folders['images'] / 'p1.png', alone['images'])
+    assert paint(tiny, alone, save / 'AP', save) == 0
+    assert '1 finished results are kept' in capsys.readouterr().err and not journal.exists()
+    assert paint(tiny, folders, save / 'AP', save) == 0
+    assert '3 finished results are kept' in capsys.readouterr().err
+    assert files_of(save) == whole
+
+
+def test_scores_alone_never_replace_those_of_other_results(tiny, folders, tmp_path):
+    save = tmp_path / 'one'
+    first = both(tiny, folders, save)
+    with pytest.raises(UserError, match=r'other settings \(image_size 64, now 32\)'):
+        paint(tiny, folders, save / 'AP', save, '--image_size', 32, '--test_only')
+    assert paint(tiny, folders, save / 'AP', save, '--test_only') == 0
+    assert files_of(save) == first
+
+
+def test_options_of_samples_make_no_other_deterministic_priors(tiny, folders, tmp_path, capsys):
+    assert sample(tiny, folders, tmp_path, '--deterministic') == 0
+    capsys.readouterr()
+    assert sample(tiny, folders, tmp_path, '--deterministic', '--seed', 1, '--temperature', 0.5, '--top_k', 3,
+                  '--sample_steps', 2, '--schedule', 'raster', '--step_schedule', 'linear') == 0
+    assert '3 finished priors are kept' in capsys.readouterr().err
+
+
+def test_a_picture_that_fails_on_another_rank_counts(monkeypatch, capsys):
+    outcome = inputs.Outcome(['a', 'b', 'c'])
+    outcome.fail('a', UserError('a.png: unreadable'))
+    assert outcome.status() == 1
+    for elsewhere, status in (([False, True, False], 1), ([False, True, True], 2)):
+        monkeypatch.setattr(parallel, '_sum_over_ranks', lambda own, more=elsewhere: [a + b for a, b in
+                                                                                       zip(own, more, strict=True)])
+        assert outcome.status() == status
+    monkeypatch.setattr(parallel, '_sum_over_ranks', lambda own: [1.0] * len(own))
+    assert inputs.Outcome(['a', 'b', 'c']).status() == 2
+    assert 'no picture could be completed: a.png: unreadable' in capsys.readouterr().err
 
 
 def test_a_changed_picture_is_made_anew_and_more_pictures_are_no_other_settings(tiny, folders, tmp_path):

@@ -471,7 +471,7 @@ def test_msrun_without_distributed_or_without_ranks_is_an_error(monkeypatch, no_
 def test_a_single_process_is_the_writer_and_its_own_maximum(monkeypatch, no_msrun):
     assert parallel.rank() == (0, 1) and parallel.is_writer()
     assert parallel.any_rank(True) is True and parallel.any_rank(False) is False
-    assert [parallel.worst_status(status, False) for status in (0, 1, 2)] == [0, 1, 2]
+    assert parallel.on_any_rank([True, False]) == [True, False]
     parallel.wait_for_all(False)
     monkeypatch.setenv('MS_ROLE', 'MS_SCHED')
     assert not parallel.is_writer()
@@ -485,12 +485,12 @@ from ict import device, parallel
 target = device.choose('CPU', 0, True)
 rank, ranks = parallel.rank()
 Path(f'before-{rank}.txt').open('a').write('x')
-assert parallel.worst_status(rank, True) == rank and parallel.any_rank(rank == 0) == (rank == 0)
+assert parallel.any_rank(rank == 0) == (rank == 0)
 parallel.wait_for_all(True)
 device.start(target, 0, True)
 import mindspore as ms
 seen = {'ranks': ranks, 'writer': parallel.is_writer(), 'any': parallel.any_rank(rank == 1),
-        'none': parallel.any_rank(False), 'worst': parallel.worst_status(rank, True),
+        'none': parallel.any_rank(False), 'each': parallel.on_any_rank([rank == 0, rank == 1, False]),
         'mode': ms.get_auto_parallel_context('parallel_mode'),
         'mean': ms.get_auto_parallel_context('gradients_mean'),
         'broadcast': ms.get_auto_parallel_context('parameter_broadcast')}
@@ -517,8 +517,8 @@ def test_two_ranks_under_msrun_agree_wait_for_each_other_and_leave_the_scheduler
     for rank in (0, 1):
         assert (tmp_path / f'before-{rank}.txt').read_text() == 'x'  # the scheduler, rank 0 by name, wrote nothing
         assert json.loads((tmp_path / f'rank-{rank}.json').read_text()) == {
-            'ranks': 2, 'writer': rank == 0, 'any': True, 'none': False, 'worst': 1, 'mode': 'data_parallel',
-            'mean': True, 'broadcast': True, 'waited': True}
+            'ranks': 2, 'writer': rank == 0, 'any': True, 'none': False, 'each': [True, True, False],
+            'mode': 'data_parallel', 'mean': True, 'broadcast': True, 'waited': True}
 
 
 # ---------------------------------------------------------------- python -m ict.device

@@ -6,6 +6,7 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ict import parallel
 from ict.checkpoint import Checkpoint
 from ict.errors import UserError, note
 
@@ -69,8 +70,9 @@ def of(checkpoint: Checkpoint, given: dict[str, Any]) -> Architecture:
         found |= {key: known[key] for key in ('n_head', 'GELU_2', 'gelu') if key in known}
     elif row := PUBLISHED.get((len(blocks), n_embd, prior_size)):
         name, found['n_head'], found['GELU_2'] = row
-        note(f'{checkpoint.path.name}: has the shapes of the published {name} model: '
-             f'n_head {row[1]}, GELU_2 {row[2]}')
+        if parallel.is_writer() and None in (given.get('n_head'), given.get('GELU_2')):
+            note(f'{checkpoint.path.name}: has the shapes of the published {name} model: '
+                 f'n_head {row[1]}, GELU_2 {row[2]}')
     for key, value in given.items():
         if value is None:
             continue
