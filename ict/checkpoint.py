@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -241,18 +241,15 @@ def _read_values(path: Path, entry: Entry) -> np.ndarray:
     return content.view('<' + _TYPES[entry.dtype] if entry.dtype != 'Bool' else '?').reshape(entry.shape)
 
 
-def load_into(net: nn.Cell, checkpoint: Checkpoint, rename: Callable[[str], str] = str) -> None:
+def load_into(net: nn.Cell, checkpoint: Checkpoint) -> None:
     """Set every parameter of ``net``, one at a time, so that the weights are in memory once.
-
-    Args:
-        rename: the checkpoint's name of a parameter of ``net``.
 
     Raises:
         UserError: a name that only one of the two has, or two shapes for one name.
     """
     import mindspore as ms
     from mindspore.common.initializer import initializer
-    parameters = {rename(p.name): p for p in net.get_parameters()}
+    parameters = {p.name: p for p in net.get_parameters()}
     check(checkpoint, {name: tuple(p.shape) for name, p in parameters.items()})
     for name, parameter in parameters.items():
         values = checkpoint.array(name)

@@ -28,22 +28,7 @@ class GELU2(nn.Cell):
 
 
 class Attention(nn.Cell):
-    """``dropout(softmax(q k^T)) v``."""
-
-    def __init__(self, attn_pdrop: float) -> None:
-        super().__init__()
-        self.drop = nn.Dropout(p=attn_pdrop)
-        self.softmax = ops.Softmax(axis=-1)
-        self.product = ops.BatchMatMul()
-        self.product_t = ops.BatchMatMul(transpose_b=True)
-
-    def construct(self, q: ms.Tensor, k: ms.Tensor, v: ms.Tensor) -> ms.Tensor:
-        """q (B, H, P, D), k and v (B, H, T, D) -> (B, H, P, D)."""
-        return self.product(self.drop(self.softmax(self.product_t(q, k))), v)
-
-
-class UndroppedAttention(Attention):
-    """The same without dropout, with a gradient of its own.
+    """``softmax(q k^T) v``, with a gradient of its own.
 
     The gradient of a row P of the softmax is ``P * (dP - D)`` with ``D = sum(dO * O)`` (Dao et al., FlashAttention,
     2022, appendix B.2); here the subtraction rides along in the matrix product that gives dP. On a CPU MindSpore's own
@@ -51,8 +36,15 @@ class UndroppedAttention(Attention):
     """
 
     def __init__(self) -> None:
-        super().__init__(0.0)
+        super().__init__()
+        self.softmax = ops.Softmax(axis=-1)
+        self.product = ops.BatchMatMul()
+        self.product_t = ops.BatchMatMul(transpose_b=True)
         self.t_product = ops.BatchMatMul(transpose_a=True)
+
+    def construct(self, q: ms.Tensor, k: ms.Tensor, v: ms.Tensor) -> ms.Tensor:
+        """q (B, H, P, D), k and v (B, H, T, D) -> (B, H, P, D)."""
+        return self.product(self.softmax(self.product_t(q, k)), v)
 
     def bprop(self, q: ms.Tensor, k: ms.Tensor, v: ms.Tensor, out: ms.Tensor,
               dout: ms.Tensor) -> tuple[ms.Tensor, ms.Tensor, ms.Tensor]:
@@ -66,8 +58,7 @@ class UndroppedAttention(Attention):
 class SelfAttention(nn.Cell):
     """Plain multi-head softmax attention over all positions, scale ``1 / sqrt(head_dim)``."""
 
-    def __init__(self, n_embd: int, n_head: int, attn_pdrop: float, resid_pdrop: float,
-                 rng: np.random.Generator) -> None:
+    def __init__(self, n_embd: int, n_head: int, rng: np.random.Generator) -> None:
         super().__init__()
         self.n_head = n_head
         self.head_dim = n_embd // n_head
@@ -76,8 +67,7 @@ class SelfAttention(nn.Cell):
         self.query = _dense(n_embd, n_embd, rng)
         self.value = _dense(n_embd, n_embd, rng)
         self.proj = _dense(n_embd, n_embd, rng)
-        self.resid_drop = nn.Dropout(p=resid_pdrop)
-        self.core = Attention(attn_pdrop) if attn_pdrop else UndroppedAttention()
+        self.core = Attention()
 
     def split(self, x: ms.Tensor) -> ms.Tensor:
         b, t, _ = x.shape
@@ -92,20 +82,19 @@ class SelfAttention(nn.Cell):
         b, p, c = reader.shape
         q = self.split(self.query(reader) * self.scale)  # (B, H, P, D)
         y = self.core(q, k, v).transpose(0, 2, 1, 3).reshape(b, p, c)  # (B, P, C)
-        return self.resid_drop(self.proj(y))
+        return self.proj(y)
 
 
 class Block(nn.Cell):
     """Pre-norm transformer block; only the rows ``reader`` of the sequence go on when they are fewer."""
 
-    def __init__(self, n_embd: int, n_head: int, activation: nn.Cell, attn_pdrop: float, resid_pdrop: float,
-                 rng: np.random.Generator) -> None:
+    def __init__(self, n_embd: int, n_head: int, activation: nn.Cell, rng: np.random.Generator) -> None:
         super().__init__()
         self.ln1 = nn.LayerNorm((n_embd,), epsilon=LAYER_NORM_EPSILON)
         self.ln2 = nn.LayerNorm((n_embd,), epsilon=LAYER_NORM_EPSILON)
-        self.attn = SelfAttention(n_embd, n_head, attn_pdrop, resid_pdrop, rng)
-        self.mlp = nn.SequentialCell(_dense(n_embd, 4 * n_embd, rng), activation, _dense(4 * n_embd, n_embd, rng),
-                                     nn.Dropout(p=resid_pdrop))
+        self.attn = SelfAttention(n_embd, n_head, rng)
+        self.mlp = nn.SequentialCell(_dense(n_embd, 4 * n_embd, rng), activation,
+                                     _dense(4 * n_embd, n_embd, rng))
 
     def construct(self, x: ms.Tensor) -> ms.Tensor:
         y = self.ln1(x)
@@ -151,15 +140,13 @@ class GPT(nn.Cell):
         n_embd, n_layer, n_head: width, blocks, attention heads.
         block_size: positions, ``prior_size ** 2``.
         use_gelu2: ``x * sigmoid(1.702 x)`` in the MLP, else GELU.
-        embd_pdrop, resid_pdrop, attn_pdrop: dropout probabilities (0 in the published training).
         gelu: 'tanh' (MindSpore's) or 'erf' (PyTorch's); without effect when ``use_gelu2``.
         rng: where the initial weights come from; weights and embeddings are normal(0, 0.02), biases and
             ``pos_emb`` zero.
     """
 
     def __init__(self, vocab_size: int, n_embd: int, n_layer: int, n_head: int, block_size: int,
-                 use_gelu2: bool = False, embd_pdrop: float = 0.0, resid_pdrop: float = 0.0,
-                 attn_pdrop: float = 0.0, *, gelu: str = 'tanh', rng: np.random.Generator | None = None) -> None:
+                 use_gelu2: bool = False, *, gelu: str = 'tanh', rng: np.random.Generator | None = None) -> None:
         super().__init__()
         if n_embd % n_head:
             raise ValueError(f'n_embd {n_embd} is not a multiple of n_head {n_head}')
@@ -167,16 +154,14 @@ class GPT(nn.Cell):
         activation = GELU2() if use_gelu2 else nn.GELU(approximate=gelu == 'tanh')
         self.tok_emb = nn.Embedding(vocab_size, n_embd, embedding_table=Normal(rng, INITIAL_SIGMA))
         self.pos_emb = ms.Parameter(ms.Tensor(np.zeros((1, block_size, n_embd), np.float32)), name='pos_emb')
-        self.drop = nn.Dropout(p=embd_pdrop)
-        self.blocks = nn.CellList([Block(n_embd, n_head, activation, attn_pdrop, resid_pdrop, rng)
-                                   for _ in range(n_layer)])
+        self.blocks = nn.CellList([Block(n_embd, n_head, activation, rng) for _ in range(n_layer)])
         self.ln_f = nn.LayerNorm((n_embd,), epsilon=LAYER_NORM_EPSILON)
         self.head = _dense(n_embd, vocab_size, rng, has_bias=False)
         self.n_layer = n_layer
 
     def embed(self, idx: ms.Tensor, masks: ms.Tensor) -> ms.Tensor:
         tokens = self.tok_emb(idx) * (1.0 - masks.expand_dims(-1))  # (B, T, C)
-        return self.drop(tokens + self.pos_emb)
+        return tokens + self.pos_emb
 
     def construct(self, idx: ms.Tensor, masks: ms.Tensor) -> ms.Tensor:
         """idx (B, T) int32 tokens, masks (B, T) float32 with 1 = missing -> logits (B, T, vocab_size) float32."""
