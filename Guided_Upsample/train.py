@@ -38,8 +38,9 @@ from ict.options import positive, require
 
 GEN, DIS = 'InpaintingModel_gen', 'InpaintingModel_dis'
 TRAIN, TEST = 1, 2
-_COURSE_FREE = (*training.COURSE_FREE, 'input', 'mask', 'prior', 'val_prior', 'vgg_path', 'mode')
+_COURSE_FREE = (*training.COURSE_FREE, 'input', 'mask', 'prior', 'val_prior', 'vgg_path', 'mode', 'max_iteration')
 _SHEET_ROWS = 8
+_HIGHEST = 100.0  # PSNR in running means and validations; one picture without a hole would make them infinite
 _PROBES = 100  # pictures whose priors are looked for before a training starts
 
 
@@ -68,6 +69,8 @@ def arguments(argv: list[str]) -> Any:
     add('--beta2', type=float, default=0.9, help="Adam's decay of the second moments")
     add('--l1_loss_weight', type=float, default=1.0,
         help='weight of the mean absolute error, divided by the share of the hole')
+    add('--rim_weight', type=float, default=0.0,
+        help='a pixel of the hole counts 1 + this x exp(-(d - 1) / 2.5) times in that error, d pixels from a known one')
     add('--style_loss_weight', type=float, default=250.0,
         help='weight of the differences between Gram matrices of VGG19 features')
     add('--content_loss_weight', type=float, default=0.1, help='weight of the differences between VGG19 features')
@@ -85,7 +88,8 @@ def arguments(argv: list[str]) -> Any:
     training.check_options(args)
     positive(args, 'image_size', 'prior_size', 'prior_random_degree', 'max_iteration', 'base_channels',
              'residual_blocks')
-    positive(args, 'l1_loss_weight', 'style_loss_weight', 'content_loss_weight', 'inpaint_adv_loss_weight', least=0)
+    positive(args, 'l1_loss_weight', 'rim_weight', 'style_loss_weight', 'content_loss_weight',
+             'inpaint_adv_loss_weight', least=0)
     require(0 < args.lr < math.inf and 0 < args.D2G_lr < math.inf, '--lr and --D2G_lr must be above 0 and finite')
     require(args.image_size % 4 == 0 and args.image_size >= 32, f'--image_size {args.image_size}: must be a multiple '
                                                                 'of 4 and at least 32')
@@ -147,7 +151,7 @@ def source_of(args: Any, centres: np.ndarray, folder: Path, input_path: str, inp
               cache: str | None = None) -> dataset.Source:
     """Listings and pairs of images, masks and priors."""
     pictures = pairs.listing(input_path, input_option, without=[folder], cache=folder / cache if cache else None,
-                             unique=False)
+                             unique=False, writes=parallel.is_writer())
     mask_files, numbers = None, None
     if mask_type in (dataset.RANDOM_FILE, dataset.PAIRED_FILE):
         mask_files = pairs.listing(mask_path, mask_option, without=[folder], unique=False)
@@ -183,16 +187,36 @@ def _same_sources(entry: dict[str, Any] | None, picture: Path, mask: Path, prior
 
 
 def validation_source(args: Any, centres: np.ndarray, folder: Path) -> dataset.Source | None:
-    """The held-back part: --val_path, or --input itself for --mode 2."""
+    """The held-back part: --val_path, or --input itself for --mode 2.
+
+    Raises:
+        UserError: one of its files can't be read, which is said now and not hours later.
+    """
     if args.val_path and args.val_mask:
-        return source_of(args, centres, folder, args.val_path, '--val_path', args.val_mask, '--val_mask',
-                         dataset.PAIRED_FILE, args.val_prior, '--val_prior')
-    if args.val_path:
-        return source_of(args, centres, folder, args.val_path, '--val_path', '', '', dataset.STROKES, '', '')
-    if args.mode == TEST:
-        return source_of(args, centres, folder, args.input, '--input', args.mask, '--mask', args.mask_type, args.prior,
-                         '--prior')
-    return None
+        source = source_of(args, centres, folder, args.val_path, '--val_path', args.val_mask, '--val_mask',
+                           dataset.PAIRED_FILE, args.val_prior, '--val_prior')
+    elif args.val_path:
+        source = source_of(args, centres, folder, args.val_path, '--val_path', '', '', dataset.STROKES, '', '')
+    elif args.mode == TEST:
+        source = source_of(args, centres, folder, args.input, '--input', args.mask, '--mask', args.mask_type,
+                           args.prior, '--prior')
+    else:
+        return None
+    for i in range(len(source.pictures) if args.mode == TRAIN else 0):
+        example_of(source, i)
+    return source
+
+
+def example_of(source: dataset.Source, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Example ``i`` of a held-back part, always with the same hole: see ``Source.example``.
+
+    Raises:
+        UserError: one of its files can't be read.
+    """
+    failures: list[str] = []
+    example = source.example(i, np.random.default_rng([i, 3]), 1.0, False, failures)
+    require(not failures, f'held-back pictures must all be readable: {"; ".join(failures[:1])}')
+    return example
 
 
 def best_by(held_back: dataset.Source | None) -> str:
@@ -225,7 +249,7 @@ def main(argv: list[str]) -> int:
     feeder = order = None
     if args.mode == TRAIN:
         source = source_of(args, centres, folder, args.input, '--input', args.mask, '--mask', args.mask_type,
-                           args.prior, '--prior', 'files.npz' if parallel.is_writer() else None)
+                           args.prior, '--prior', 'files.npz')
         order = training.Order(len(source.pictures), args.batch_size, args.seed, rank, ranks)
         first_step = state.record['progress']['step'] if state is not None else 0
         require(first_step < args.max_iteration, f'--ckpt_path {args.ckpt_path}: already has the {first_step} of '
@@ -256,7 +280,7 @@ def _work(args: Any, folder: Path, centres: np.ndarray, shape: architecture.Arch
     painter = Painter(generator, device.rows_at_once(args.batch_size))
 
     def validate(step: int) -> tuple[float, dict[str, float]]:
-        means, sheet = score(held_back, painter, args.batch_size)
+        means, sheet = score(held_back, painter, args.batch_size, _HIGHEST)
         if parallel.is_writer():
             images.write_png(folder / f'sample_{step:07d}.png', sheet)
         return -means['psnr'], {f'val_{k}': v for k, v in means.items()}
@@ -276,6 +300,8 @@ def _work(args: Any, folder: Path, centres: np.ndarray, shape: architecture.Arch
                                                            'pictures': order.n_pictures,
                                                            'palette': palette.digest(centres),
                                                            'sampled_priors': bool(args.prior)}
+    if args.lr_schedule == 'cosine':  # nothing else depends on where it ends
+        settings['last_step'] = args.max_iteration
     keeper = training.Keeper(folder, {
         GEN: training.Network(generator, step.gen_optimizer, {'network': 'Generator',
                                                               'architecture': shape.record()}),
@@ -292,12 +318,13 @@ def _work(args: Any, folder: Path, centres: np.ndarray, shape: architecture.Arch
         training.say(f'{given[0].path}: weights only, from step 0 (no training state beside it)'
                      f'{"" if len(given) > 1 else "; the discriminator starts anew"}')
 
-    def take_step(_: int, arrays: tuple[np.ndarray, ...]) -> dict[str, float]:
+    def take_step(number: int, arrays: tuple[np.ndarray, ...]) -> dict[str, float]:
         inputs = dataset.as_network_input(*arrays)
-        figures, output = step(*inputs)
+        rate = training.lr_at(number, args.lr, args.lr_schedule, args.warmup_steps, args.max_iteration)
+        figures, output = step(*inputs, dataset.rim_weights(arrays[2], args.rim_weight), rate)
         result = output * inputs[2] + inputs[0] * (1.0 - inputs[2])
         pairs_ = list(zip(result, inputs[0], strict=True))
-        return figures | {'psnr': float(np.mean([min(metrics.psnr(*p), 100.0) for p in pairs_])),
+        return figures | {'lr': rate, 'psnr': float(np.mean([min(metrics.psnr(*p), _HIGHEST) for p in pairs_])),
                           'mae': float(np.mean([metrics.mae(*p) for p in pairs_]))}
 
     def console(epoch: int, within: int, means: dict[str, float]) -> str:
@@ -310,22 +337,20 @@ def _work(args: Any, folder: Path, centres: np.ndarray, shape: architecture.Arch
                         lambda arrays: float(painter.everywhere(*arrays).mean()), validate if held_back else None)
 
 
-def score(source: dataset.Source, painter: Any, batch_size: int) -> tuple[dict[str, float], np.ndarray]:
-    """Mean PSNR, MAE and SSIM over a held-back part, always with the same masks, and a sheet of its first pictures."""
+def score(source: dataset.Source, painter: Any, batch_size: int,
+          highest: float = math.inf) -> tuple[dict[str, float], np.ndarray]:
+    """Mean PSNR (each at most ``highest``), MAE and SSIM over a held-back part, and a sheet of its first pictures."""
     scores, rows = [], []
     for start in range(0, len(source.pictures), batch_size):
         numbers = range(start, min(start + batch_size, len(source.pictures)))
-        failures: list[str] = []
-        examples = [source.example(i, np.random.default_rng([i, 3]), 1.0, False, failures) for i in numbers]
-        require(not failures, f'held-back pictures must all be readable: {"; ".join(failures[:1])}')
-        stacked = [np.stack(part) for part in zip(*examples, strict=True)]
+        stacked = [np.stack(part) for part in zip(*(example_of(source, i) for i in numbers), strict=True)]
         results = painter(*stacked)
         for image, prior, hole, result in zip(*stacked, results, strict=True):
             scores.append(metrics.all_of(result, image / np.float32(255), hole))
             if len(rows) < _SHEET_ROWS:
                 masked = np.where(hole[..., None], np.uint8(255), image)
                 rows.append([image, masked, prior, (result * 255).astype(np.uint8)])
-    means = {k: float(np.mean([min(s[k], 100.0) for s in scores])) for k in ('psnr', 'mae', 'ssim')}
+    means = {k: float(np.mean([min(s[k], highest) for s in scores])) for k in ('psnr', 'mae', 'ssim')}
     return means, report.sheet(rows, ['original', 'masked', 'prior', 'result'])
 
 

@@ -22,7 +22,7 @@ from Transformer.models import architecture
 
 NAME = 'ImageNet'
 _ARCHITECTURE = {'n_layer': 35, 'n_head': 8, 'n_embd': 1024, 'prior_size': 32, 'GELU_2': False}
-_COURSE_FREE = (*training.COURSE_FREE, 'data_path', 'mask_path')
+_COURSE_FREE = (*training.COURSE_FREE, 'data_path', 'mask_path', 'use_ImageFolder', 'train_epoch', 'max_steps')
 
 
 def arguments(argv: list[str]) -> Any:
@@ -46,10 +46,6 @@ def arguments(argv: list[str]) -> Any:
     options.add_flag(parser, '--GELU_2', "x * sigmoid(1.702 x) in the MLP, as in the published models (default: the "
                                          "checkpoint's, else False)", default=None)
     add('--max_steps', type=int, default=0, help='optimizer steps in all; 0 = --train_epoch epochs')
-    add('--lr_schedule', choices=('constant', 'cosine'), default='constant',
-        help='of the learning rate after the warm-up; cosine: down to 0 at the last step')
-    add('--warmup_steps', type=int, default=0, help='over which the learning rate rises from 0')
-    add('--clip_norm', type=float, default=0.0, help='largest norm of all gradients together; 0 = off')
     add('--weight_decay', type=float, default=0.0, help='decoupled; not for biases, norms and embeddings')
     options.add_flag(parser, '--dynamic_weight', 'mean loss per missing token instead of over all positions')
     add('--init', choices=('published', 'structured'), default='published',
@@ -58,7 +54,7 @@ def arguments(argv: list[str]) -> Any:
     args = parser.parse_args(argv)
     training.check_options(args)
     positive(args, 'train_epoch', 'prior_size', 'n_layer', 'n_head', 'n_embd')
-    positive(args, 'max_steps', 'warmup_steps', 'clip_norm', 'weight_decay', least=0)
+    positive(args, 'max_steps', 'weight_decay', least=0)
     require(0 < args.learning_rate < math.inf, f'--learning_rate {args.learning_rate}: must be above 0 and finite')
     require(args.random_stroke or bool(args.mask_path), '--mask_path: give masks, or --random_stroke')
     return args
@@ -107,7 +103,7 @@ def main(argv: list[str]) -> int:
     if parallel.is_writer():
         files.sweep(folder, below=False)
     pictures = pairs.listing(args.data_path, '--data_path', without=[folder], unique=False,
-                             cache=folder / 'files.npz' if parallel.is_writer() else None)
+                             cache=folder / 'files.npz', writes=parallel.is_writer())
     mask_files = None if args.random_stroke else pairs.listing(args.mask_path, '--mask_path', without=[folder],
                                                                unique=False)
     quantise = palette.Quantiser(colours)
@@ -150,6 +146,8 @@ def _train(args: Any, folder: Path, colours: np.ndarray, shape: architecture.Arc
     step = TrainStep(net, options.chosen(Recipe, args))
     settings = training.settings_of(args, _COURSE_FREE) | {'total_batch': order.pictures_per_step,
                                                            'pictures': order.n_pictures}
+    if args.lr_schedule == 'cosine':  # nothing else depends on where it ends
+        settings['last_step'] = last_step
     keeper = training.Keeper(folder, {NAME: training.Network(
         net, step.optimizer, {'network': 'Transformer', 'architecture': shape.record()})}, settings, colours,
         step.extra())
@@ -173,8 +171,8 @@ def _train(args: Any, folder: Path, colours: np.ndarray, shape: architecture.Arc
             return score, {'val_nll': score}
 
     def console(epoch: int, within: int, means: dict[str, float]) -> str:
-        return (f'Epoch: [{epoch} / {args.train_epoch}], step: [{within * order.pictures_per_step} / '
-                f'{order.n_pictures}], loss: {means["loss"]:.5f}')
+        step = f'{min(within * order.pictures_per_step, order.n_pictures)} / {order.n_pictures}'
+        return f'Epoch: [{epoch} / {args.train_epoch}], step: [{step}], loss: {means["loss"]:.5f}'
 
     plan = training.Plan(last_step, args.log_every, args.save_every, args.val_every, console, ('loss', 1.0),
                          best_by)

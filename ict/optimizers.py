@@ -9,10 +9,18 @@ from mindspore import amp, communication, nn, ops
 _LEAST_BETA = 1e-20  # nn.Adam refuses 0.0, which this is in float32 arithmetic
 
 
-def adam(net: nn.Cell, rate: float, beta1: float, beta2: float) -> nn.Adam:
-    """Adam as published, everything else off."""
-    return nn.Adam(net.trainable_params(), learning_rate=rate, beta1=max(beta1, _LEAST_BETA),
-                   beta2=max(beta2, _LEAST_BETA), eps=1e-8, use_nesterov=False, weight_decay=0.0, loss_scale=1.0)
+def adam(net: nn.Cell, rate: float, beta1: float, beta2: float, name: str = '') -> nn.Adam:
+    """Adam as published, everything else off.
+
+    Args:
+        name: put before ``global_step`` and the like, with a colon; in one compiled function all names must differ.
+    """
+    optimizer = nn.Adam(net.trainable_params(), learning_rate=rate, beta1=max(beta1, _LEAST_BETA),
+                        beta2=max(beta2, _LEAST_BETA), eps=1e-8, use_nesterov=False, weight_decay=0.0, loss_scale=1.0)
+    if name:
+        for count in (optimizer.global_step, optimizer.learning_rate, optimizer.beta1_power, optimizer.beta2_power):
+            count.name = f'{name}:{count.name}'
+    return optimizer
 
 
 class MeanOverRanks(nn.Cell):

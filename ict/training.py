@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -34,9 +35,10 @@ if TYPE_CHECKING:
     from ict.pairs import Listing
 
 MOST_UNREADABLE = 0.01
-# Options that a training's course doesn't depend on, or (the batch) depends on through the total of all ranks.
+# Options that a training's course doesn't depend on, depends on otherwise (the batch through the total of all ranks,
+# the palette through its colours), or that name files, which may have moved (the pictures' number is compared).
 COURSE_FREE = ('ckpt_path', 'save_path', 'device_id', 'device_target', 'num_workers', 'log_every', 'save_every',
-               'val_path', 'val_mask', 'kmeans', 'distributed', 'batch_size', 'recompute')
+               'val_path', 'val_mask', 'val_every', 'kmeans', 'distributed', 'batch_size', 'recompute', 'init')
 
 
 # ---------------------------------------------------------------- options
@@ -53,6 +55,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add('--log_every', type=int, default=100, help='steps from one line to the next')
     add('--save_every', type=int, default=1000,
         help='steps from one save to the next: the most that a power cut can cost')
+    add('--lr_schedule', choices=('constant', 'cosine'), default='constant',
+        help='of the learning rate after the warm-up; cosine: down to 0 at the last step')
+    add('--warmup_steps', type=int, default=0, help='over which the learning rate rises from 0')
+    add('--clip_norm', type=float, default=0.0, help="largest norm of all of a network's gradients together; 0 = off")
     add('--num_workers', type=int, default=2, help='processes that make batches; 0 = none')
     add('--crop_scale', type=float, default=1.0, help='smallest random crop, in shorter sides of the picture')
     options.add_flag(parser, '--distributed', 'one process of several started by msrun')
@@ -64,7 +70,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def check_options(args: argparse.Namespace) -> None:
     """Raises a UserError for values out of range."""
     positive(args, 'batch_size', 'val_every', 'log_every', 'save_every')
-    positive(args, 'num_workers', 'seed', least=0)
+    positive(args, 'num_workers', 'seed', 'warmup_steps', 'clip_norm', least=0)
     require(0 <= args.beta1 < 1 and 0 <= args.beta2 < 1, '--beta1 and --beta2 must be at least 0 and below 1')
     require(0 < args.crop_scale <= 1, f'--crop_scale {args.crop_scale}: must be above 0 and at most 1')
     require(not args.val_mask or bool(args.val_path), '--val_mask: needs --val_path')
@@ -86,8 +92,8 @@ def lr_at(step: int, base: float, schedule: str, warmup_steps: int, total_steps:
 class Order:
     """Which picture is where in a training, whatever the number of workers, ranks or resumes.
 
-    A step takes ``batch_size`` pictures on each of ``ranks`` ranks; every epoch has its own permutation, and what
-    is left of it after the last full step is not used.
+    A step takes ``batch_size`` pictures on each of ``ranks`` ranks; every epoch has its own permutation, whose last
+    step is filled up from its beginning, since a network is compiled for one size of batch.
     """
 
     n_pictures: int
@@ -102,15 +108,20 @@ class Order:
 
     @property
     def steps_per_epoch(self) -> int:
-        return max(1, self.n_pictures // self.pictures_per_step)
+        return -(-self.n_pictures // self.pictures_per_step)
 
     def places(self, step: int) -> list[tuple[int, int, np.random.Generator]]:
         """(picture number, place in the epoch, its random generator) for this rank's part of a step (from 0)."""
         epoch, within = divmod(step, self.steps_per_epoch)
-        permutation = np.random.default_rng([self.seed, 1, epoch]).permutation(self.n_pictures)
+        permutation = _permutation(self.n_pictures, self.seed, epoch)
         first = within * self.pictures_per_step + self.rank * self.batch_size
         return [(int(permutation[place % self.n_pictures]), place, np.random.default_rng([self.seed, 2, epoch, place]))
                 for place in range(first, first + self.batch_size)]
+
+
+@lru_cache(maxsize=2)
+def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, 1, epoch]).permutation(n)
 
 
 class Dataset(Protocol):
@@ -262,14 +273,15 @@ class Network:
 
     def moments(self) -> dict[str, Any]:
         own = {id(p) for p in self.net.get_parameters()}
-        return {p.name: p for p in self.optimizer.get_parameters() if id(p) not in own}
+        return {p.name.rpartition(':')[2]: p for p in self.optimizer.get_parameters() if id(p) not in own}
 
 
 class Keeper:
     """Writes ``latest`` and ``best`` checkpoints and the state that an exact resume needs.
 
     One save is one commit point: everything is written beside first, and the state, which holds the weights too, is
-    renamed before the exported weights. A resume reads the state alone.
+    renamed before the exported weights. A resume reads the state alone. A kill between the renames of two ``best``
+    files leaves a pair of two steps, which their records tell and which is refused.
     """
 
     def __init__(self, folder: Path, networks: dict[str, Network], settings: dict[str, Any],

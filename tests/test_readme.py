@@ -67,6 +67,22 @@ def test_the_documents_show_every_script():
                                               'ckpts_ICT.convert', 'ckpts_ICT.download', 'tests.benchmark'}
 
 
+def test_the_first_command_gives_the_figures_beside_it(tmp_path):
+    """Another processor rounds otherwise, so that some tokens differ."""
+    text = (ROOT / 'readme.md').read_text()
+    wanted = re.search(r'`python run\.py` .*?\| (\d+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) levels', text)
+    done = subprocess.run([sys.executable, str(ROOT / 'run.py')], cwd=tmp_path, capture_output=True, text=True,
+                          timeout=300)
+    assert done.returncode == 0, done.stderr
+    psnr, mae, ssim, level, results = re.search(
+        r'PSNR: ([\d.]+), MAE: ([\d.]+)\nSSIM: ([\d.]+), L1 in the hole: ([\d.]+) levels, (\d+) results',
+        done.stdout).groups()
+    assert results == wanted[1] and (tmp_path / 'save' / 'comparison.png').is_file()
+    for value, shown, tolerance in zip((psnr, mae, ssim, level), wanted.groups()[1:], (0.2, 0.001, 0.003, 0.4),
+                                       strict=True):
+        assert float(value) == pytest.approx(float(shown), abs=tolerance)
+
+
 @pytest.fixture(scope='module')
 def place(tmp_path_factory) -> Path:
     """A folder with all that the commands name, and with small pictures instead of ImageNet."""

@@ -160,9 +160,10 @@ def test_schedules_by_hand():
 def test_order_is_a_permutation_every_epoch_and_the_same_for_any_ranks():
     alone = training.Order(10, 4, seed=3)
     seen = [n for step in range(alone.steps_per_epoch) for n, _, _ in alone.places(step)]
-    assert len(seen) == len(set(seen)) == 8
+    assert len(seen) == 12 and set(seen) == set(range(10))  # filled up, since a network is compiled for four
+    assert training.Order(1281167, 32, 0).steps_per_epoch == 40037  # the published log's
     assert [n for n, _, _ in alone.places(0)] != [n for n, _, _ in alone.places(alone.steps_per_epoch)]
-    for step in range(5):
+    for step in range(7):
         whole = [(n, p, rng.random()) for n, p, rng in alone.places(step)]
         split = [(n, p, rng.random()) for r in range(2) for n, p, rng in training.Order(10, 2, 3, r, 2).places(step)]
         assert whole == split
@@ -472,13 +473,36 @@ def test_scoring_takes_the_weights_that_inference_takes(pictures, masks, tiny, t
     assert given[0].path.name == 'InpaintingModel_gen_best.ckpt'
 
 
-def test_an_unreadable_held_back_picture_is_named(pictures, masks, tiny, tmp_path):
+def test_an_unreadable_held_back_picture_is_named_before_the_training_begins(pictures, masks, tiny, tmp_path,
+                                                                             monkeypatch):
+    monkeypatch.setattr(train_2.device, 'start', lambda *_: pytest.fail('begun'))
     held = tmp_path / 'held'
     held.mkdir()
     (held / 'bad.png').write_bytes(b'no')
     Image.fromarray(photograph(0, 40, 40)).save(held / 'good.png')
     with pytest.raises(UserError, match=r'held-back .*bad\.png'):
         train_2.main(argv_2(pictures, masks, tmp_path / 'a', tiny['kmeans'], '--max_iteration', 1, '--val_path', held))
+
+
+def test_only_what_changes_the_course_is_no_exact_continuation(pictures, masks, tiny, tmp_path, capsys):
+    def said(main, argv: list[str]) -> str:
+        assert main(argv) == 0
+        return capsys.readouterr().err
+
+    save = tmp_path / 'one'
+    one = argv_1(pictures, save, tiny['kmeans'], '--lr_schedule', 'constant', '--ckpt_path',
+                 save / 'ImageNet_latest.ckpt')
+    assert train_1.main([*one[:-2], '--max_steps', '2']) == 0
+    assert 'not an exact' not in said(train_1.main, [*one, '--max_steps', '3', '--val_every', '7', '--use_ImageFolder'])
+    assert 'lr_schedule constant -> cosine' in said(train_1.main, [*one, '--max_steps', '4', '--lr_schedule', 'cosine'])
+    changed = said(train_1.main, [*one, '--max_steps', '5', '--lr_schedule', 'cosine'])
+    assert 'not an exact continuation: last_step 4 -> 5' in changed
+    save = tmp_path / 'two'
+    assert train_2.main(argv_2(pictures, masks, save, tiny['kmeans'], '--max_iteration', 2)) == 0
+    two = argv_2(pictures, masks, save, tiny['kmeans'], '--ckpt_path', save)
+    assert 'not an exact' not in said(train_2.main, [*two, '--max_iteration', '3'])
+    assert 'not an exact continuation: lr 0.001 -> 0.002' in said(train_2.main, [*two, '--max_iteration', '4', '--lr',
+                                                                                '0.002'])
 
 
 def test_zero_betas_and_another_precision_on_a_resume_work(pictures, tiny, tmp_path):
@@ -679,3 +703,41 @@ def test_each_loss_moves_the_generator_and_vgg_stays_as_it_is(kind, pictures, ma
     start = {p.name: p.asnumpy() for p in Generator(1, 4, rng=np.random.default_rng([0, 0])).get_parameters()}
     assert max(np.abs(gen.array(n) - v).max() for n, v in start.items()) > 1e-5
     assert not any('relu' in n for f in (tmp_path / 'a').glob('*.ckpt') for n in checkpoint.read(f).entries)
+
+
+def test_the_rim_of_a_hole_counts_more():
+    from Guided_Upsample.datasets.dataset import rim_weights
+    from Guided_Upsample.models import loss
+    hole = np.zeros((2, 9, 9), bool)
+    hole[0, 1:8, 2:7] = True
+    hole[1, :, 3:] = True
+    assert (rim_weights(hole, 0.0) == 1).all() and (rim_weights(hole, 4.0)[:, 0][~hole] == 1).all()
+    weights = rim_weights(hole, 4.0)  # (B, 1, S, S) float32
+    np.testing.assert_allclose(weights[1, 0, 4], [1, 1, 1, *(1 + 4 * np.exp(-(d - 1) / 2.5) for d in range(1, 7))],
+                               rtol=1e-5)
+    assert weights[0, 0, 4].tolist() == weights[0, 0, 4, ::-1].tolist() and weights[0, 0, 4, 4] < weights[0, 0, 4, 3]
+    assert (rim_weights(np.ones((1, 9, 9), bool), 4.0) == pytest.approx(1.0))  # nothing is known
+    output, images = np.random.default_rng(0).random((2, 2, 3, 9, 9), np.float32)
+    found = loss.masked_l1(*map(ms.Tensor, (output, images, hole[:, None].astype(np.float32))), lambda mean: mean,
+                           ms.Tensor(weights))
+    assert float(found) == pytest.approx((np.abs(output - images) * weights).mean() / hole.mean(), rel=1e-5)
+
+
+def test_stage_2_has_stage_1s_schedule_and_clipping_and_weighs_the_rim(pictures, masks, tiny, tmp_path):
+    def log(name: str, *more: object) -> list[dict[str, str]]:
+        assert train_2.main(argv_2(pictures, masks, tmp_path / name, tiny['kmeans'], '--max_iteration', 6,
+                                   '--log_every', 1, *more)) == 0
+        return log_without_seconds(tmp_path / name)
+    plain = log('plain')
+    rates = [float(row['lr']) for row in log('cosine', '--lr_schedule', 'cosine', '--warmup_steps', 2)]
+    assert rates == [pytest.approx(training.lr_at(step, 1e-3, 'cosine', 2, 6), rel=1e-5) for step in range(6)]
+    weighed = log('rim', '--rim_weight', 4)
+    assert float(weighed[0]['l1']) > 1.2 * float(plain[0]['l1']) and weighed[0]['mae'] == plain[0]['mae']
+    clipped = log('clipped', '--clip_norm', 1e-6, '--beta1', 0, '--beta2', 0)
+    loose = log('loose', '--clip_norm', 1e6, '--beta1', 0, '--beta2', 0)
+    assert clipped[0]['l1'] == loose[0]['l1'] and clipped[-1]['l1'] != loose[-1]['l1']
+    for name in ('gen', 'dis'):
+        state = checkpoint.read(tmp_path / 'clipped' / training.state_name(train_2.GEN))
+        moments = [state.array(k) for k in state.entries if k.startswith(f'InpaintingModel_{name}/moments/moment1.')]
+        norm = math.sqrt(sum(float((m.astype(np.float64) ** 2).sum()) for m in moments))
+        assert norm == pytest.approx(1e-6, rel=1e-2)

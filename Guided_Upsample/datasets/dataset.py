@@ -4,6 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -13,6 +14,7 @@ from ict.errors import UserError
 from ict.pairs import Listing
 from ict.training import Order, read_or_replace
 
+_RIM = 2.5  # pixels over which a rim's weight falls to a third
 STROKES, BLOCK, RANDOM_FILE, PAIRED_FILE = 0, 1, 2, 3  # --mask_type; strokes are for validation without masks
 
 
@@ -116,6 +118,18 @@ def as_network_input(image: np.ndarray, prior: np.ndarray, hole: np.ndarray) -> 
     def channels_first(pixels: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32) / np.float32(255)
     return channels_first(image), channels_first(prior), hole[:, None].astype(np.float32)
+
+
+def rim_weights(hole: np.ndarray, weight: float) -> np.ndarray:
+    """How often each pixel counts: bool (B, S, S) -> float32 (B, 1, S, S), 1 outside the hole.
+
+    Inside ``1 + weight * exp(-(d - 1) / 2.5)``, d pixels from the nearest known one: what joins the known pixels can be
+    told from them, and is what the eye sees.
+    """
+    if not weight:
+        return np.ones((len(hole), 1, *hole.shape[1:]), np.float32)
+    distances = np.stack([cv2.distanceTransform(one.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5) for one in hole])
+    return np.where(hole, 1 + weight * np.exp(-(distances - 1) / _RIM), 1).astype(np.float32)[:, None]
 
 
 def published_view(rgb: np.ndarray, grey: np.ndarray, geometry_name: str,

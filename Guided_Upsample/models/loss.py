@@ -24,10 +24,15 @@ def discriminator_loss(real_scores: ms.Tensor, fake_scores: ms.Tensor) -> tuple[
     return (real + fake) / 2.0, {'real': real, 'fake': fake}
 
 
-def masked_l1(output: ms.Tensor, images: ms.Tensor, masks: ms.Tensor,
-              over_ranks: Callable[[ms.Tensor], ms.Tensor]) -> ms.Tensor:
-    """Mean absolute error over the whole picture, divided by the mask's mean (over all ranks' pictures)."""
-    return (output - images).abs().mean() / ops.maximum(over_ranks(masks.mean()), ms.Tensor(1e-4, ms.float32))
+def masked_l1(output: ms.Tensor, images: ms.Tensor, masks: ms.Tensor, over_ranks: Callable[[ms.Tensor], ms.Tensor],
+              weights: ms.Tensor | float = 1.0) -> ms.Tensor:
+    """Mean absolute error over the whole picture, divided by the mask's mean (over all ranks' pictures).
+
+    Args:
+        weights: how often a pixel counts, (B, 1, S, S) (``dataset.rim_weights``).
+    """
+    share = ops.maximum(over_ranks(masks.mean()), ms.Tensor(1e-4, ms.float32))
+    return ((output - images).abs() * weights).mean() / share
 
 
 def gram(x: ms.Tensor) -> ms.Tensor:

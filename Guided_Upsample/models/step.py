@@ -30,6 +30,7 @@ class Recipe:
     style_loss_weight: float
     content_loss_weight: float
     inpaint_adv_loss_weight: float
+    clip_norm: float = 0.0
     amp_level: str = 'O0'
     recompute: bool = False
     distributed: bool = False
@@ -49,13 +50,15 @@ class TrainStep:
         judge = optimizers.mixed_precision(discriminator, recipe.amp_level)
         self.scaler = optimizers.loss_scaler(recipe.amp_level)
         scaler = self.scaler
-        self.gen_optimizer = optimizers.adam(generator, recipe.lr, recipe.beta1, recipe.beta2)
-        self.dis_optimizer = optimizers.adam(discriminator, recipe.lr * recipe.D2G_lr, recipe.beta1, recipe.beta2)
-        move_generator = optimizers.Update(self.gen_optimizer, 0.0, 0.0, _none, recipe.distributed, scaler)
-        move_discriminator = optimizers.Update(self.dis_optimizer, 0.0, 0.0, _none, recipe.distributed, scaler)
+        betas = recipe.beta1, recipe.beta2
+        self.gen_optimizer = optimizers.adam(generator, recipe.lr, *betas, 'gen')
+        self.dis_optimizer = optimizers.adam(discriminator, recipe.lr * recipe.D2G_lr, *betas, 'dis')
+        move_generator, move_discriminator = (
+            optimizers.Update(optimizer, recipe.clip_norm, 0.0, _none, recipe.distributed, scaler)
+            for optimizer in (self.gen_optimizer, self.dis_optimizer))
         l1_weight, adv_weight = recipe.l1_loss_weight, recipe.inpaint_adv_loss_weight
         content_weight, style_weight = recipe.content_loss_weight, recipe.style_loss_weight
-        rates = (ms.Tensor(recipe.lr, ms.float32), ms.Tensor(recipe.lr * recipe.D2G_lr, ms.float32))
+        D2G_lr, self.rate = recipe.D2G_lr, recipe.lr
         zero = ms.Tensor(0.0, ms.float32)
         over_ranks = optimizers.MeanOverRanks(recipe.distributed)
         self.names = ['gen_loss', 'l1', 'adv', 'content', 'style', 'dis_loss', 'dis_real', 'dis_fake']
@@ -67,9 +70,11 @@ class TrainStep:
                                                    ops.cast(fake_scores, ms.float32))
             return optimizers.scaled(scaler, total), total, parts['real'], parts['fake']
 
-        def painted(images: ms.Tensor, priors: ms.Tensor, masks: ms.Tensor) -> tuple[ms.Tensor, ...]:
-            output = ops.cast(painter(images, priors, masks), ms.float32)  # (B, 3, S, S)
-            l1 = loss.masked_l1(output, images, masks, over_ranks)
+        def painted(images: ms.Tensor, priors: ms.Tensor, masks: ms.Tensor) -> ms.Tensor:
+            return ops.cast(painter(images, priors, masks), ms.float32)  # (B, 3, S, S)
+
+        def scored(output: ms.Tensor, images: ms.Tensor, masks: ms.Tensor, weights: ms.Tensor) -> tuple[ms.Tensor, ...]:
+            l1 = loss.masked_l1(output, images, masks, over_ranks, weights)
             adv, content, style = zero, zero, zero
             if adv_weight > 0:
                 scores, _ = judge(output)
@@ -79,38 +84,44 @@ class TrainStep:
             if style_weight > 0:
                 style = loss.style(vgg(output * masks), vgg(images * masks))
             total = l1_weight * l1 + adv_weight * adv + content_weight * content + style_weight * style
-            return optimizers.scaled(scaler, total), total, l1, adv, content, style, output
+            return optimizers.scaled(scaler, total), total, l1, adv, content, style
 
         # Gradient boundaries: the discriminator learns from a finished picture, which carries no gradient; the
-        # generator's losses are differentiated with respect to the generator alone.
+        # generator's losses are differentiated with respect to that picture, and it with respect to the generator.
+        # The forward pass that MindSpore writes for the latter is the one above, so it runs once.
         of_discriminator = ms.value_and_grad(judged, None, self.dis_optimizer.parameters, has_aux=True)
-        of_generator = ms.value_and_grad(painted, None, self.gen_optimizer.parameters, has_aux=True)
+        of_picture = ms.value_and_grad(scored, 0, None, has_aux=True)
+        of_generator = ops.GradOperation(get_by_list=True, sens_param=True)
+        generators = self.gen_optimizer.parameters
 
         @ms.jit
-        def discriminator_step(images: ms.Tensor, priors: ms.Tensor, masks: ms.Tensor) -> tuple[ms.Tensor, ...]:
-            fake = ops.stop_gradient(ops.cast(painter(images, priors, masks), ms.float32))
-            (_, total, real, false), gradients = of_discriminator(images, fake)
-            move_discriminator(gradients, rates[1])
-            return total, real, false
+        def step(images: ms.Tensor, priors: ms.Tensor, masks: ms.Tensor, weights: ms.Tensor,
+                 rate: ms.Tensor) -> tuple[ms.Tensor, ...]:
+            output = painted(images, priors, masks)
+            judgement = zero, zero, zero
+            if adv_weight > 0:
+                (_, total, real, false), gradients = of_discriminator(images, ops.stop_gradient(output))
+                norm = move_discriminator(gradients, rate * D2G_lr)
+                output = ops.depend(output, norm)
+                judgement = total, real, false
+            (_, *parts), slope = of_picture(output, images, masks, weights)
+            move_generator(of_generator(painted, generators)(images, priors, masks, slope), rate)
+            return *parts, *judgement, output
 
-        @ms.jit
-        def generator_step(images: ms.Tensor, priors: ms.Tensor, masks: ms.Tensor) -> tuple[ms.Tensor, ...]:
-            (_, total, l1, adv, content, style, output), gradients = of_generator(images, priors, masks)
-            move_generator(gradients, rates[0])
-            return total, l1, adv, content, style, output
+        self.step = step
 
-        self.discriminator_step, self.generator_step = discriminator_step, generator_step
-        self.adversarial = adv_weight > 0
+    def __call__(self, images: np.ndarray, priors: np.ndarray, masks: np.ndarray, weights: np.ndarray | None = None,
+                 rate: float | None = None) -> tuple[dict[str, float], np.ndarray]:
+        """float32 NCHW in [0, 1] -> the losses' parts and the generator's pictures before this step (B, 3, S, S).
 
-    def __call__(self, images: np.ndarray, priors: np.ndarray,
-                 masks: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
-        """float32 NCHW in [0, 1] -> the losses' parts and the generator's pictures before this step (B, 3, S, S)."""
-        tensors = ms.Tensor(images), ms.Tensor(priors), ms.Tensor(masks)
-        judged = [0.0, 0.0, 0.0]
-        if self.adversarial:
-            judged = [float(x) for x in self.discriminator_step(*tensors)]
-        *painted, output = self.generator_step(*tensors)
-        return dict(zip(self.names, [float(x) for x in painted] + judged, strict=True)), output.asnumpy()
+        Args:
+            weights: how often each pixel counts in the L1 loss, (B, 1, S, S); None: once.
+            rate: the generator's learning rate; None: the recipe's.
+        """
+        weights = np.ones_like(masks) if weights is None else weights
+        *parts, output = self.step(*map(ms.Tensor, (images, priors, masks, weights)),
+                                   ms.Tensor(self.rate if rate is None else rate, ms.float32))
+        return dict(zip(self.names, map(float, parts), strict=True)), output.asnumpy()
 
     def extra(self) -> dict[str, ms.Parameter]:
         """Further state that a resume needs."""
