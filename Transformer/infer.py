@@ -78,8 +78,8 @@ def add_sampling(parser: Any) -> None:
     add('--refresh', type=int, default=64,
         help='with --reuse_window: compute everything every so many passes; 0 = only in the first')
     options.add_flag(parser, '--deterministic',
-                     'the mean colour that the model expects, from a single pass, instead of a sample; what is about '
-                     'samples has no effect then')
+                     'the mean colour that the model expects, from a single pass, instead of a sample; top_k, '
+                     'temperature, steps and schedules have no effect then')
     add('--batch_size', type=int, default=1, help='images x samples in one forward pass (on a CPU one after '
                                                        'another, which is as fast); changes no result')
     add('--amp_level', choices=('O0', 'O2', 'O3'), default='O0', help='O2, O3: float16 on a GPU')

@@ -104,7 +104,7 @@ SMALL = {  # in the order of the readme; what is appended to a command that woul
                                               '--prior_size 8 --content_loss_weight 0 --style_loss_weight 0',
     'Transformer.infer --ckpt_path ckpts_ICT/demo': '--sample_steps 2',
     'Guided_Upsample.infer --ckpt_path ckpts_ICT/demo': '',
-    'ict.evaluate --input photos --mask masks --model demo': '',
+    'ict.evaluate --input photos --mask masks --model demo': '--sample_num 2 --sample_steps 2',
 }
 
 
