@@ -261,6 +261,7 @@ def main(argv: list[str]) -> int:
             files.sweep(place, below=False)
     if rank == 0 and args.overwrite and not job.test_only:
         manifest.forget_journals(job.folder)
+    _take_journal(record, job.folder)
     todo = plan(job, record, args.overwrite, outcome, rank, ranks)
     if rank == 0 and not job.test_only:
         record.write()
@@ -287,7 +288,6 @@ def plan(job: Job, record: manifest.Manifest, overwrite: bool, outcome: inputs.O
          ranks: int) -> list[tuple[int, int]]:
     """(picture, result from 0) still to be made by this rank; results of changed sources are removed."""
     todo, kept = [], 0
-    journal = {} if overwrite else manifest.read_journals(job.folder)
     for i in range(len(job.work)):
         picture, sources = job.work.id(i), job.work.sources(i)
         known = record.pictures.get(picture, {})
@@ -306,11 +306,10 @@ def plan(job: Job, record: manifest.Manifest, overwrite: bool, outcome: inputs.O
         scored = dict(known.get('figures', {})) if same else {}
         for k in range(len(job.conditions)):
             path, key = result_path(job.folder, picture, k), f'prior_digest_{k}'
-            if same and known.get(key) == priors[key] and os.path.isfile(path) and not job.test_only:
-                figures = scored.get(str(k)) or journal.get(_line_of(picture, k, sources | priors))
-                if figures:
-                    scored[str(k)], kept = figures, kept + 1
-                    continue
+            if same and known.get(key) == priors[key] and str(k) in scored and os.path.isfile(path) \
+                    and not job.test_only:
+                kept += 1
+                continue
             scored.pop(str(k), None)
             if rank == 0 and not job.test_only:
                 files.remove(path)
@@ -425,25 +424,23 @@ def _collect(job: Job, record: manifest.Manifest, outcome: inputs.Outcome,
              scores: dict[tuple[str, int], dict[str, float]]) -> None:
     """metrics.csv, metrics_by_hole.csv, results.json and the published console line, of new and kept results."""
     rows = []
-    journal = {} if job.test_only else manifest.read_journals(job.folder)
+    if not job.test_only:
+        _take_journal(record, job.folder)
     for i in range(len(job.work)):
         picture = job.work.id(i)
-        entry = record.pictures.get(picture, {})
         likelihoods = (job.made or {}).get('pictures', {}).get(picture, {}).get('log_likelihood', {})
         for k in range(len(job.conditions)):
             figures = scores.get((picture, k))
             there = not job.test_only and os.path.isfile(result_path(job.folder, picture, k))
             if figures is None and there and picture not in outcome.failures:
-                text = entry['figures'].get(str(k)) or journal.get(_line_of(picture, k, entry))
+                text = record.pictures[picture]['figures'].get(str(k))
                 figures = dict(zip(('hole', *metrics.NAMES), map(float, text.split()), strict=True)) if text else None
             if figures is not None:
-                entry['figures'][str(k)] = _text(figures)
                 rows.append({'id': picture, 'result': k, **figures,
                              'log_likelihood': likelihoods.get(str(k + 1), '')})
     if not rows:
         return
     if not job.test_only:
-        _take_journal(record, journal)
         record.write()
         manifest.forget_journals(job.folder)
     report.write_metrics(job.folder / 'metrics.csv', job.folder / 'metrics_by_hole.csv', rows)
@@ -453,8 +450,9 @@ def _collect(job: Job, record: manifest.Manifest, outcome: inputs.Outcome,
           f'{job.folder}')
 
 
-def _take_journal(record: manifest.Manifest, journal: dict[str, str]) -> None:
-    """Put the journal's figures into the record, those of pictures that this run didn't work on too."""
+def _take_journal(record: manifest.Manifest, folder: Path) -> None:
+    """Put the journals' figures into the record, those of pictures that this run doesn't work on too."""
+    journal = manifest.read_journals(folder)
     for picture, entry in record.pictures.items():
         figures = entry.get('figures', {})
         for key in list(entry):

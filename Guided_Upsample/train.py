@@ -296,12 +296,9 @@ def _work(args: Any, folder: Path, centres: np.ndarray, shape: architecture.Arch
     from Guided_Upsample.models.step import Recipe, TrainStep
     vgg = vgg_file.load(vgg_checkpoint) if vgg_checkpoint is not None else None
     step = TrainStep(generator, discriminator, vgg, options.chosen(Recipe, args))
-    settings = training.settings_of(args, _COURSE_FREE) | {'total_batch': order.pictures_per_step,
-                                                           'pictures': order.n_pictures,
-                                                           'palette': palette.digest(centres),
-                                                           'sampled_priors': bool(args.prior)}
-    if args.lr_schedule == 'cosine':  # nothing else depends on where it ends
-        settings['last_step'] = args.max_iteration
+    settings = training.settings_of(args, _COURSE_FREE, args.max_iteration) | {
+        'total_batch': order.pictures_per_step, 'pictures': order.n_pictures, 'palette': palette.digest(centres),
+        'sampled_priors': bool(args.prior)}
     keeper = training.Keeper(folder, {
         GEN: training.Network(generator, step.gen_optimizer, {'network': 'Generator',
                                                               'architecture': shape.record()}),

@@ -144,10 +144,8 @@ def _train(args: Any, folder: Path, colours: np.ndarray, shape: architecture.Arc
     if args.init == 'structured':
         networks.start_structured(net, colours, shape.prior_size, rng)
     step = TrainStep(net, options.chosen(Recipe, args))
-    settings = training.settings_of(args, _COURSE_FREE) | {'total_batch': order.pictures_per_step,
-                                                           'pictures': order.n_pictures}
-    if args.lr_schedule == 'cosine':  # nothing else depends on where it ends
-        settings['last_step'] = last_step
+    settings = training.settings_of(args, _COURSE_FREE, last_step) | {'total_batch': order.pictures_per_step,
+                                                                      'pictures': order.n_pictures}
     keeper = training.Keeper(folder, {NAME: training.Network(
         net, step.optimizer, {'network': 'Transformer', 'architecture': shape.record()})}, settings, colours,
         step.extra())

@@ -608,6 +608,7 @@ def say(message: str) -> None:
         note(message)
 
 
-def settings_of(args: Any, without: tuple[str, ...]) -> dict[str, Any]:
-    """The options that a training's course depends on, as JSON values."""
-    return json.loads(json.dumps({k: v for k, v in sorted(vars(args).items()) if k not in without}))
+def settings_of(args: Any, without: tuple[str, ...], last_step: int) -> dict[str, Any]:
+    """The options that a training's course depends on, as JSON values; on its end only a cosine depends."""
+    settings = {k: v for k, v in sorted(vars(args).items()) if k not in without}
+    return json.loads(json.dumps(settings | ({'last_step': last_step} if args.lr_schedule == 'cosine' else {})))
