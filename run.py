@@ -16,12 +16,23 @@ ROOT = Path(__file__).resolve().parent
 if not __package__:
     sys.path[0] = str(ROOT)
 
-from Guided_Upsample import infer as stage_2  # noqa: E402
-from ict import device, inputs, options  # noqa: E402
-from ict.errors import UserError, run  # noqa: E402
-from ict.options import positive, require  # noqa: E402
-from ict.process import call  # noqa: E402
-from Transformer import infer as stage_1  # noqa: E402
+from Guided_Upsample import infer as stage_2
+from ict import (
+    options,
+)
+from ict.command import (
+    SOME_FAILED,
+    call,
+    run,
+)
+from ict.device import runtime
+from ict.errors import (
+    UserError,
+    require,
+)
+from ict.options import positive
+from ict.runs import inputs
+from Transformer import infer as stage_1
 
 PUBLISHED = ('ImageNet', 'FFHQ', 'Places2_Nature')
 SAMPLES, SAMPLE_MASKS = ROOT / 'images' / 'samples', ROOT / 'mask' / 'testing_mask_dataset'
@@ -123,11 +134,11 @@ def main(argv: list[str]) -> int:
     with our_names(FIRST_NAMES):  # the last of it makes the save place
         shape = stage_1.check(stage_1.arguments(first)).shape
     first += [f'--n_head={shape.n_head}', f'--GELU_2={shape.GELU_2}']  # so that what they were taken from is said once
-    target = f'--device_target={device.choose(args.device_target, args.device_id)}'
+    target = f'--device_target={runtime.choose(args.device_target, args.device_id)}'
     worst = call(ROOT / 'Transformer' / 'infer.py', [*first, target])
-    if worst in (0, inputs.SOME_FAILED):
+    if worst in (0, SOME_FAILED):
         worst = max(worst, call(ROOT / 'Guided_Upsample' / 'infer.py', [*second, target]))
-    if worst in (0, inputs.SOME_FAILED) and not args.test_only:
+    if worst in (0, SOME_FAILED) and not args.test_only:
         print(f'results: {Path(args.save_place).resolve()}')
     return worst
 

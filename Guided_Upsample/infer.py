@@ -17,25 +17,17 @@ if not __package__:
 import numpy as np
 from tqdm import tqdm
 
-from Guided_Upsample.datasets import keep_size
+from Guided_Upsample.datasets import compositing
 from Guided_Upsample.datasets.dataset import PAIRED_FILE, published_view
-from Guided_Upsample.models import architecture
-from ict import (
-    checkpoint,
-    device,
-    files,
-    geometry,
-    images,
-    inputs,
-    manifest,
-    metrics,
-    options,
-    pairs,
-    parallel,
-    report,
-)
-from ict.errors import UserError, not_written, note, run
-from ict.options import positive, require
+from Guided_Upsample.models import config
+from ict import checkpoint, files, options
+from ict.command import run
+from ict.data import geometry, images, pairs
+from ict.device import parallel, runtime
+from ict.errors import UserError, not_written, require
+from ict.log import log
+from ict.options import positive
+from ict.runs import inputs, manifest, metrics, report
 
 TEST = 2
 COMPARISON = 'comparison.png'
@@ -80,7 +72,7 @@ def arguments(argv: list[str]) -> Any:
 
 def add_painting(parser: Any) -> None:
     """The options of stage 2 that run.py has too."""
-    parser.add_argument('--padding', choices=architecture.PADDINGS, default=None,
+    parser.add_argument('--padding', choices=config.PADDINGS, default=None,
                         help="for checkpoints that don't record it: reflect for the PyTorch original's "
                              '(default: symmetric)')
     options.add_flag(parser, '--keep_size',
@@ -100,10 +92,10 @@ def find_generator(given: str) -> Path:
     return found[0]
 
 
-def check_model(args: Any) -> tuple[checkpoint.Checkpoint, architecture.Architecture]:
+def check_model(args: Any) -> tuple[checkpoint.Checkpoint, config.Architecture]:
     """The checkpoint and what it holds."""
     found = checkpoint.read(find_generator(args.ckpt_path), '--ckpt_path').expect('Generator', '--ckpt_path')
-    return found, architecture.of(found, args.padding)
+    return found, config.of(found, args.padding)
 
 
 class Job(NamedTuple):
@@ -117,7 +109,7 @@ class Job(NamedTuple):
     """
 
     found: checkpoint.Checkpoint
-    shape: architecture.Architecture
+    shape: config.Architecture
     folder: Path
     conditions: list[Path]
     made: dict[str, Any] | None
@@ -161,7 +153,7 @@ def check_before_stage_1(args: Any) -> None:
     open_record(args, found, shape, agreed_view(args, None), folder, work)
 
 
-def open_record(args: Any, found: checkpoint.Checkpoint, shape: architecture.Architecture, view: inputs.View,
+def open_record(args: Any, found: checkpoint.Checkpoint, shape: config.Architecture, view: inputs.View,
                 folder: Path, work: inputs.Inputs) -> manifest.Manifest:
     """results.json of the save place.
 
@@ -252,7 +244,7 @@ def main(argv: list[str]) -> int:
     args = arguments(argv)
     job = check(args)
     record = open_record(args, job.found, job.shape, job.view, job.folder, job.work)
-    args.device_target = device.choose(args.device_target, args.device_id, args.distributed)
+    args.device_target = runtime.choose(args.device_target, args.device_id, args.distributed)
     rank, ranks = parallel.rank() if args.distributed else (0, 1)
     outcome = inputs.Outcome(job.work.ids())
     if rank == 0:
@@ -268,9 +260,9 @@ def main(argv: list[str]) -> int:
     scores: dict[tuple[str, int], dict[str, float]] = {}
     try:
         if todo or args.distributed:
-            device.start(args.device_target, args.device_id, args.distributed)
-            from Guided_Upsample.models import paint
-            painter = paint.Painter(paint.load(job.found, job.shape), device.rows_at_once(args.batch_size),
+            runtime.start(args.device_target, args.device_id, args.distributed)
+            from Guided_Upsample.models import inpaint
+            painter = inpaint.Inpainter(inpaint.load(job.found, job.shape), runtime.rows_at_once(args.batch_size),
                                     args.amp_level)
             fill(job, painter.everywhere, todo, args.batch_size, outcome, scores, record, rank)
     finally:
@@ -318,7 +310,7 @@ def plan(job: Job, record: manifest.Manifest, overwrite: bool, outcome: inputs.O
         record.set(picture, sources)
         record.pictures[picture].update(priors, figures=scored)
     if kept and rank == 0:
-        note(f'{kept} finished results are kept')
+        log(f'{kept} finished results are kept')
     return todo
 
 
@@ -388,8 +380,8 @@ def _text(figures: dict[str, float]) -> str:
 def _write(job: Job, path: Path, seen: Seen, painted: np.ndarray, result: np.ndarray) -> None:
     """Write a result; its bytes depend on nothing under the mask, so its figures are kept elsewhere."""
     if job.own_size:
-        completed = keep_size.blended(painted, seen.image / np.float32(255), seen.hole)
-        native = keep_size.at_own_size(seen.picture.native, seen.frame, seen.full_hole, completed)
+        completed = compositing.blended(painted, seen.image / np.float32(255), seen.hole)
+        native = compositing.at_own_size(seen.picture.native, seen.frame, seen.full_hole, completed)
         images.write_png(path, native, seen.picture.icc_profile)
     else:
         images.write_png(path, (result * 255).astype(np.uint8))

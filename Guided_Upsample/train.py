@@ -17,28 +17,20 @@ if not __package__:
 import numpy as np
 
 from Guided_Upsample.datasets import dataset
-from Guided_Upsample.models import architecture, vgg_file
-from ict import (
-    checkpoint,
-    device,
-    files,
-    images,
-    inputs,
-    manifest,
-    metrics,
-    options,
-    pairs,
-    palette,
-    parallel,
-    report,
-    training,
-)
-from ict.errors import run
-from ict.options import positive, require
+from Guided_Upsample.models import config, vgg_file
+from ict import checkpoint, files, options
+from ict.command import run
+from ict.data import codebook, images, pairs
+from ict.device import parallel, runtime
+from ict.errors import require
+from ict.log import log
+from ict.options import positive
+from ict.runs import inputs, manifest, metrics, report
+from ict.training import checkpointer, epoch_sampler, loader, loop, schedule, train_options
 
 GEN, DIS = 'InpaintingModel_gen', 'InpaintingModel_dis'
 TRAIN, TEST = 1, 2
-_COURSE_FREE = (*training.COURSE_FREE, 'input', 'mask', 'prior', 'val_prior', 'vgg_path', 'mode', 'max_iteration')
+_COURSE_FREE = (*checkpointer.NOT_COMPARED, 'input', 'mask', 'prior', 'val_prior', 'vgg_path', 'mode', 'max_iteration')
 _SHEET_ROWS = 8
 _HIGHEST = 100.0  # PSNR in running means and validations; one picture without a hole would make them infinite
 _PROBES = 100  # pictures whose priors are looked for before a training starts
@@ -75,7 +67,7 @@ def arguments(argv: list[str]) -> Any:
         help='weight of the differences between Gram matrices of VGG19 features')
     add('--content_loss_weight', type=float, default=0.1, help='weight of the differences between VGG19 features')
     add('--inpaint_adv_loss_weight', type=float, default=0.1, help="weight of the discriminator's verdict")
-    add('--padding', choices=architecture.PADDINGS, default=None,
+    add('--padding', choices=config.PADDINGS, default=None,
         help="second pad of a residual block (default: the checkpoint's, else symmetric)")
     add('--base_channels', type=int, default=None,
         help="channels of the generator's first layer (default: the checkpoint's, else 64)")
@@ -83,9 +75,9 @@ def arguments(argv: list[str]) -> Any:
         help="blocks in the middle of the generator (default: the checkpoint's, else 8)")
     add('--init', choices=('published', 'structured'), default='published',
         help='structured: starts as a network that paints the enlarged prior, shifted towards the pixels around')
-    training.add_options(parser)
+    train_options.add_options(parser)
     args = parser.parse_args(argv)
-    training.check_options(args)
+    train_options.check_options(args)
     positive(args, 'image_size', 'prior_size', 'prior_random_degree', 'max_iteration', 'base_channels',
              'residual_blocks')
     positive(args, 'l1_loss_weight', 'rim_weight', 'style_loss_weight', 'content_loss_weight',
@@ -105,7 +97,7 @@ def find_checkpoints(folder: str, names: tuple[str, ...], resume: bool) -> list[
     place = Path(folder)
     wanted = ', '.join(f'{name}.ckpt' for name in names)
     require(os.path.isdir(place), f'--ckpt_path {folder}: no such folder (it must hold {wanted})')
-    if resume and os.path.isfile(place / training.state_name(GEN)):
+    if resume and os.path.isfile(place / checkpointer.state_name(GEN)):
         return [place / f'{name}_latest.ckpt' for name in names]
     found = checkpoint.saved_in(place, names)
     require(found is not None, f'--ckpt_path {folder}: holds no {wanted} (nor _best, _latest)')
@@ -117,33 +109,33 @@ def given_networks(args: Any) -> tuple[list[checkpoint.Checkpoint], checkpoint.C
     adversarial = args.mode == TRAIN and args.inpaint_adv_loss_weight > 0
     kinds = {GEN: 'Generator'} | ({DIS: 'Discriminator'} if adversarial else {})
     paths = find_checkpoints(args.ckpt_path, tuple(kinds), args.mode == TRAIN)
-    state = training.find_state(paths[0]) if args.mode == TRAIN else None
-    given = [(training.weights_in(state, name) if state is not None and not path.is_file() else
+    state = checkpointer.find_state(paths[0]) if args.mode == TRAIN else None
+    given = [(checkpointer.weights_in(state, name) if state is not None and not path.is_file() else
               checkpoint.read(path, '--ckpt_path')).expect(kind, '--ckpt_path')
              for path, (name, kind) in zip(paths, kinds.items(), strict=True)]
     if adversarial:
-        checkpoint.check(given[1], architecture.DISCRIMINATOR)
-        steps = [one.record.get('step') for one in given]
+        checkpoint.check(given[1], config.DISCRIMINATOR)
+        steps = [one.metadata.get('step') for one in given]
         require(state is not None or steps[0] == steps[1], f'--ckpt_path {args.ckpt_path}: the generator is of step '
                 f'{steps[0]}, the discriminator of step {steps[1]}; bring two of one step together')
     return given, state
 
 
-def shape_of(args: Any, given: checkpoint.Checkpoint | None) -> architecture.Architecture:
+def shape_of(args: Any, given: checkpoint.Checkpoint | None) -> config.Architecture:
     """The generator to train: the checkpoint's, or the flags' and the published defaults; noted in ``args``.
 
     Raises:
         UserError: a flag contradicts the checkpoint, or the numbers fit no network.
     """
-    default = architecture.of(given, args.padding) if given is not None else architecture.Architecture()
-    for name, value in default.record().items():
+    default = config.of(given, args.padding) if given is not None else config.Architecture()
+    for name, value in default.metadata().items():
         own = getattr(args, name)
         require(given is None or own in (None, value), f'--{name} {own} contradicts {args.ckpt_path}, which has '
                                                        f'{value}; leave the flag out')
         setattr(args, name, value if own is None else own)
-    require(args.init == 'published' or args.base_channels >= architecture.STRUCTURED_CHANNELS,
-            f'--init structured: needs --base_channels of {architecture.STRUCTURED_CHANNELS} or more')
-    return architecture.Architecture(args.residual_blocks, args.base_channels, args.padding)
+    require(args.init == 'published' or args.base_channels >= config.STRUCTURED_CHANNELS,
+            f'--init structured: needs --base_channels of {config.STRUCTURED_CHANNELS} or more')
+    return config.Architecture(args.residual_blocks, args.base_channels, args.padding)
 
 
 def source_of(args: Any, centres: np.ndarray, folder: Path, input_path: str, input_option: str, mask_path: str,
@@ -166,7 +158,7 @@ def source_of(args: Any, centres: np.ndarray, folder: Path, input_path: str, inp
             require(seen == wanted, f'{prior_option} {prior}: made with --{name} {seen}; training sees pictures and '
                                     f'masks with --{name} {wanted}, make the priors so')
         if numbers is None:
-            training.say(f'{prior_option} {prior}: without --mask_type {dataset.PAIRED_FILE} the holes are other ones '
+            log(f'{prior_option} {prior}: without --mask_type {dataset.PAIRED_FILE} the holes are other ones '
                          f'than those the priors were made for, so that priors show true colours in them')
         # Workers name what is missing of the others; a validation has none and must not fail hours later.
         for i in range(0, len(pictures), 1 if prior_option == '--val_prior' else max(1, len(pictures) // _PROBES)):
@@ -222,8 +214,8 @@ def example_of(source: dataset.Source, i: int) -> tuple[np.ndarray, np.ndarray, 
 def best_by(held_back: dataset.Source | None) -> str:
     """What decides 'best', kept with it: a score of degraded pictures says nothing about one of stage 1's priors."""
     if held_back is None:
-        return training.best_by(None, None)
-    decides = training.best_by(held_back.pictures, held_back.mask_files)
+        return loop.best_by(None, None)
+    decides = loop.best_by(held_back.pictures, held_back.mask_files)
     if held_back.prior_folders is None:
         return decides
     digests = [manifest.file_digest(path) for i in range(len(held_back.pictures))
@@ -234,12 +226,12 @@ def best_by(held_back: dataset.Source | None) -> str:
 def main(argv: list[str]) -> int:
     args = arguments(argv)
     rank, ranks = parallel.rank() if args.distributed else (0, 1)
-    centres = palette.load(palette.find_for_training(args.kmeans))
+    centres = codebook.load(codebook.find_for_training(args.kmeans))
     given, state = given_networks(args) if args.ckpt_path else (None, None)
     shape = shape_of(args, given[0] if given else None)
     folder = files.output_folder(args.save_path, '--save_path')
     if args.mode == TRAIN:
-        training.require_free(folder, GEN, state, folder)
+        checkpointer.require_free(folder, GEN, state, folder)
     if parallel.is_writer():
         files.sweep(folder, below=False)
     vgg_checkpoint = None
@@ -250,12 +242,12 @@ def main(argv: list[str]) -> int:
     if args.mode == TRAIN:
         source = source_of(args, centres, folder, args.input, '--input', args.mask, '--mask', args.mask_type,
                            args.prior, '--prior', 'files.npz')
-        order = training.Order(len(source.pictures), args.batch_size, args.seed, rank, ranks)
-        first_step = state.record['progress']['step'] if state is not None else 0
+        order = epoch_sampler.EpochSampler(len(source.pictures), args.batch_size, args.seed, rank, ranks)
+        first_step = state.metadata['progress']['step'] if state is not None else 0
         require(first_step < args.max_iteration, f'--ckpt_path {args.ckpt_path}: already has the {first_step} of '
                 f'{args.max_iteration} steps; raise --max_iteration')
-        args.device_target = device.choose(args.device_target, args.device_id, args.distributed)
-        feeder = training.Feeder(dataset.TrainingBatches(source, order, args.crop_scale), args.num_workers,
+        args.device_target = runtime.choose(args.device_target, args.device_id, args.distributed)
+        feeder = loader.DataLoader(dataset.TrainingBatches(source, order, args.crop_scale), args.num_workers,
                                  first_step, args.max_iteration)
     try:
         return _work(args, folder, centres, shape, given, state, vgg_checkpoint, order, feeder, held_back)
@@ -264,20 +256,20 @@ def main(argv: list[str]) -> int:
             feeder.close()
 
 
-def _work(args: Any, folder: Path, centres: np.ndarray, shape: architecture.Architecture,
+def _work(args: Any, folder: Path, centres: np.ndarray, shape: config.Architecture,
           given: list[checkpoint.Checkpoint] | None, state: checkpoint.Checkpoint | None,
-          vgg_checkpoint: checkpoint.Checkpoint | None, order: training.Order | None,
-          feeder: training.Feeder | None, held_back: dataset.Source | None) -> int:
-    device.start(args.device_target, args.device_id, args.distributed)
+          vgg_checkpoint: checkpoint.Checkpoint | None, order: epoch_sampler.EpochSampler | None,
+          feeder: loader.DataLoader | None, held_back: dataset.Source | None) -> int:
+    runtime.start(args.device_target, args.device_id, args.distributed)
     from Guided_Upsample.models import networks
-    from Guided_Upsample.models.paint import Painter
+    from Guided_Upsample.models.inpaint import Inpainter
 
     rng = np.random.default_rng([args.seed, 0])
     generator = networks.Generator(shape.residual_blocks, shape.base_channels, shape.padding, rng=rng)
     discriminator = networks.Discriminator(3, rng=rng)
     if args.init == 'structured' and given is None:
         networks.start_structured(generator)
-    painter = Painter(generator, device.rows_at_once(args.batch_size))
+    painter = Inpainter(generator, runtime.rows_at_once(args.batch_size))
 
     def validate(step: int) -> tuple[float, dict[str, float]]:
         means, sheet = score(held_back, painter, args.batch_size, _HIGHEST)
@@ -296,28 +288,28 @@ def _work(args: Any, folder: Path, centres: np.ndarray, shape: architecture.Arch
     from Guided_Upsample.models.step import Recipe, TrainStep
     vgg = vgg_file.load(vgg_checkpoint) if vgg_checkpoint is not None else None
     step = TrainStep(generator, discriminator, vgg, options.chosen(Recipe, args))
-    settings = training.settings_of(args, _COURSE_FREE, args.max_iteration) | {
-        'total_batch': order.pictures_per_step, 'pictures': order.n_pictures, 'palette': palette.digest(centres),
+    settings = checkpointer.compared_settings(args, _COURSE_FREE, args.max_iteration) | {
+        'total_batch': order.pictures_per_step, 'pictures': order.n_pictures, 'palette': codebook.digest(centres),
         'sampled_priors': bool(args.prior)}
-    keeper = training.Keeper(folder, {
-        GEN: training.Network(generator, step.gen_optimizer, {'network': 'Generator',
-                                                              'architecture': shape.record()}),
-        DIS: training.Network(discriminator, step.dis_optimizer, {'network': 'Discriminator'})},
+    keeper = checkpointer.Checkpointer(folder, {
+        GEN: checkpointer.TrainedNetwork(generator, step.gen_optimizer, {'network': 'Generator',
+                                                              'architecture': shape.metadata()}),
+        DIS: checkpointer.TrainedNetwork(discriminator, step.dis_optimizer, {'network': 'Discriminator'})},
         settings, centres, step.extra())
-    progress = training.Progress()
+    progress = checkpointer.Progress()
     if state is not None:
-        training.say_changes(state.record['settings'], settings)
+        checkpointer.log_changes(state.metadata['settings'], settings)
         progress = keeper.restore(state)
-        training.say(f'resuming at step {progress.step} of {args.max_iteration}')
+        log(f'resuming at step {progress.step} of {args.max_iteration}')
     elif given is not None:
         for network, one in zip((generator, discriminator), given, strict=False):  # without its loss, one starts anew
             checkpoint.load_into(network, one)
-        training.say(f'{given[0].path}: weights only, from step 0 (no training state beside it)'
+        log(f'{given[0].path}: weights only, from step 0 (no training state beside it)'
                      f'{"" if len(given) > 1 else "; the discriminator starts anew"}')
 
     def take_step(number: int, arrays: tuple[np.ndarray, ...]) -> dict[str, float]:
         inputs = dataset.as_network_input(*arrays)
-        rate = training.lr_at(number, args.lr, args.lr_schedule, args.warmup_steps, args.max_iteration)
+        rate = schedule.lr_at(number, args.lr, args.lr_schedule, args.warmup_steps, args.max_iteration)
         figures, output = step(*inputs, dataset.rim_weights(arrays[2], args.rim_weight), rate)
         result = output * inputs[2] + inputs[0] * (1.0 - inputs[2])
         pairs_ = list(zip(result, inputs[0], strict=True))
@@ -328,9 +320,9 @@ def _work(args: Any, folder: Path, centres: np.ndarray, shape: architecture.Arch
         return (f'Epoch: [{epoch + 1}], step: [{within} / {order.steps_per_epoch}], psnr: {means["psnr"]:.6f}, '
                 f'mae: {means["mae"]:.8f}')
 
-    plan = training.Plan(args.max_iteration, args.log_every, args.save_every, args.val_every, console, ('psnr', -1.0),
+    plan = loop.LoopConfig(args.max_iteration, args.log_every, args.save_every, args.val_every, console, ('psnr', -1.0),
                          best_by(held_back))
-    return training.fit(plan, order, feeder, take_step, keeper, progress,
+    return loop.fit(plan, order, feeder, take_step, keeper, progress,
                         lambda arrays: float(painter.everywhere(*arrays).mean()), validate if held_back else None)
 
 

@@ -18,11 +18,16 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ict import checkpoint, device, files, geometry, images, inputs, manifest, options, palette, parallel
-from ict.errors import UserError, not_written, note, run
-from ict.options import positive, require
+from ict import checkpoint, files, options
+from ict.command import run
+from ict.data import codebook, geometry, images
+from ict.device import parallel, runtime
+from ict.errors import UserError, not_written, require
+from ict.log import log
+from ict.options import positive
+from ict.runs import inputs, manifest
 from Transformer.datasets.dataset import published_view
-from Transformer.models import architecture, sampling
+from Transformer.models import config, sampling
 
 TOP_K, TEMPERATURE = 40, 1.0
 RECOMMENDED_STEPS = 16
@@ -107,7 +112,7 @@ def settings_of(args: Any, found: checkpoint.Checkpoint) -> sampling.Settings:
     """
     if args.deterministic:
         return sampling.Settings(deterministic=True)
-    own = found.record.get('sampling', {})
+    own = found.metadata.get('sampling', {})
     return sampling.Settings(
         top_k=args.top_k or own.get('top_k', TOP_K),
         temperature=args.temperature or own.get('temperature', TEMPERATURE),
@@ -122,9 +127,9 @@ def palette_of(found: checkpoint.Checkpoint, kmeans: str, vocab_size: int) -> np
     Raises:
         UserError: neither is there, they differ, or they don't fit the vocabulary.
     """
-    given = palette.load(kmeans) if kmeans else None
+    given = codebook.load(kmeans) if kmeans else None
     if found.palette is not None and given is not None:
-        require(palette.digest(given) == palette.digest(found.palette),
+        require(codebook.digest(given) == codebook.digest(found.palette),
                 f'--kmeans {kmeans}: not the palette that {found.path} carries; leave the flag out')
     colours = found.palette if found.palette is not None else given
     if colours is None:
@@ -143,7 +148,7 @@ class Job(NamedTuple):
     """
 
     found: checkpoint.Checkpoint
-    shape: architecture.Architecture
+    shape: config.Architecture
     colours: np.ndarray
     folder: Path
     samples: int
@@ -155,7 +160,7 @@ def check(args: Any) -> Job:
     """Everything that can be wrong with options and files, before MindSpore is imported."""
     found = checkpoint.read(args.ckpt_path, '--ckpt_path').expect('Transformer', '--ckpt_path')
     flags = {name: getattr(args, name) for name in ('n_layer', 'n_embd', 'n_head', 'prior_size', 'GELU_2')}
-    shape = architecture.of(found, flags)
+    shape = config.of(found, flags)
     checkpoint.check(found, shape.shapes())
     colours = palette_of(found, args.kmeans, shape.vocab_size)
     folder = Path(args.save_url)
@@ -174,7 +179,7 @@ def prior_path(folder: Path, condition: int, picture: str) -> Path:
 
 
 def prepare(work: inputs.Inputs, i: int, view: inputs.View, prior_size: int,
-            quantise: palette.Quantiser) -> tuple[np.ndarray, np.ndarray]:
+            quantise: codebook.Tokenizer) -> tuple[np.ndarray, np.ndarray]:
     """tokens (T,) int32 and hole (T,) bool of a picture."""
     picture, grey = work.read(i, view)
     if view.mask_mode == 'published':
@@ -205,11 +210,11 @@ def main(argv: list[str]) -> int:
     job = check(args)
     settings = settings_of(args, job.found)
     record = manifest.Manifest(job.folder, manifest.STAGE_1, {
-        'checkpoint': job.found.digest(), 'palette': palette.digest(job.colours),
+        'checkpoint': job.found.digest(), 'palette': codebook.digest(job.colours),
         'seed': 0 if settings.deterministic else args.seed, **vars(job.view), **vars(settings),
         'prior_size': job.shape.prior_size, 'n_head': job.shape.n_head, 'GELU_2': job.shape.GELU_2,
         'amp_level': args.amp_level}, lambda: next(job.folder.glob('condition_*/**/*.png'), None), args.overwrite)
-    args.device_target = device.choose(args.device_target, args.device_id, args.distributed)
+    args.device_target = runtime.choose(args.device_target, args.device_id, args.distributed)
     rank, ranks = parallel.rank() if args.distributed else (0, 1)
     outcome = inputs.Outcome(job.work.ids())
     if rank == 0:
@@ -220,8 +225,8 @@ def main(argv: list[str]) -> int:
         record.write()
     try:
         if todo or args.distributed:
-            device.start(args.device_target, args.device_id, args.distributed)
-            quantise, at_once = palette.Quantiser(job.colours), device.rows_at_once(args.batch_size)
+            runtime.start(args.device_target, args.device_id, args.distributed)
+            quantise, at_once = codebook.Tokenizer(job.colours), runtime.rows_at_once(args.batch_size)
             sampler = sampler_of(job, settings, quantise, at_once, args.amp_level)
             sample(job, sampler, quantise, todo, args.seed, at_once, outcome)
     finally:
@@ -254,11 +259,11 @@ def plan(job: Job, record: manifest.Manifest, overwrite: bool, rank: int, ranks:
                      if not (keep and os.path.isfile(prior_path(job.folder, k, picture)))]
     kept = len(job.work) * job.samples - len(todo)
     if kept and ranks == 1:
-        note(f'{kept} finished priors are kept')
+        log(f'{kept} finished priors are kept')
     return todo
 
 
-def sampler_of(job: Job, settings: sampling.Settings, quantise: palette.Quantiser, at_once: int,
+def sampler_of(job: Job, settings: sampling.Settings, quantise: codebook.Tokenizer, at_once: int,
                amp_level: str) -> sampling.Sampler:
     """The checkpoint's network, loaded, behind a sampler of ``at_once`` rows a pass; imports MindSpore."""
     from Transformer.models import predict
@@ -266,7 +271,7 @@ def sampler_of(job: Job, settings: sampling.Settings, quantise: palette.Quantise
     return sampling.Sampler(model, job.shape.prior_size, settings, quantise.colours, model.after)
 
 
-def sample(job: Job, sampler: sampling.Sampler, quantise: palette.Quantiser, todo: list[tuple[int, int]], seed: int,
+def sample(job: Job, sampler: sampling.Sampler, quantise: codebook.Tokenizer, todo: list[tuple[int, int]], seed: int,
            at_once: int, outcome: inputs.Outcome) -> None:
     """Sample and write the priors that ``todo`` names, ``at_once`` of them in a pass; failures go to ``outcome``."""
     writes = parallel.is_writer()
@@ -290,7 +295,7 @@ def sample(job: Job, sampler: sampling.Sampler, quantise: palette.Quantiser, tod
                 bar.update()
 
 
-def _batches(job: Job, quantise: palette.Quantiser, todo: list[tuple[int, int]], batch_size: int,
+def _batches(job: Job, quantise: codebook.Tokenizer, todo: list[tuple[int, int]], batch_size: int,
              outcome: inputs.Outcome, bar: tqdm) -> Iterator[list]:
     """Lists of up to ``batch_size`` ((picture, sample), tokens, hole); pictures are read once, when they are due."""
     batch, last, prepared = [], None, None

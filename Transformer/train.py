@@ -14,15 +14,20 @@ if not __package__:
 
 import numpy as np
 
-from ict import checkpoint, device, files, options, pairs, palette, parallel, training
-from ict.errors import run
-from ict.options import positive, require
+from ict import checkpoint, files, options
+from ict.command import run
+from ict.data import codebook, pairs
+from ict.device import parallel, runtime
+from ict.errors import require
+from ict.log import log
+from ict.options import positive
+from ict.training import checkpointer, epoch_sampler, loader, loop, schedule, train_options
 from Transformer.datasets.dataset import TrainingBatches, validation_set
-from Transformer.models import architecture
+from Transformer.models import config
 
 NAME = 'ImageNet'
 _ARCHITECTURE = {'n_layer': 35, 'n_head': 8, 'n_embd': 1024, 'prior_size': 32, 'GELU_2': False}
-_COURSE_FREE = (*training.COURSE_FREE, 'data_path', 'mask_path', 'use_ImageFolder', 'train_epoch', 'max_steps')
+_COURSE_FREE = (*checkpointer.NOT_COMPARED, 'data_path', 'mask_path', 'use_ImageFolder', 'train_epoch', 'max_steps')
 
 
 def arguments(argv: list[str]) -> Any:
@@ -50,9 +55,9 @@ def arguments(argv: list[str]) -> Any:
     options.add_flag(parser, '--dynamic_weight', 'mean loss per missing token instead of over all positions')
     add('--init', choices=('published', 'structured'), default='published',
         help='structured: starts as a network that fills a hole with the colours around it; several times faster')
-    training.add_options(parser)
+    train_options.add_options(parser)
     args = parser.parse_args(argv)
-    training.check_options(args)
+    train_options.check_options(args)
     positive(args, 'train_epoch', 'prior_size', 'n_layer', 'n_head', 'n_embd')
     positive(args, 'max_steps', 'weight_decay', least=0)
     require(0 < args.learning_rate < math.inf, f'--learning_rate {args.learning_rate}: must be above 0 and finite')
@@ -60,19 +65,19 @@ def arguments(argv: list[str]) -> Any:
     return args
 
 
-def shape_of(args: Any, given: checkpoint.Checkpoint | None, vocab_size: int) -> architecture.Architecture:
+def shape_of(args: Any, given: checkpoint.Checkpoint | None, vocab_size: int) -> config.Architecture:
     """The network to train: the checkpoint's, or the flags' and the published defaults; noted in ``args``.
 
     Raises:
         UserError: a flag contradicts the checkpoint, the palette doesn't fit it, or the numbers fit no network.
     """
     if given is not None:
-        shape = architecture.of(given, {name: getattr(args, name) for name in _ARCHITECTURE})
+        shape = config.of(given, {name: getattr(args, name) for name in _ARCHITECTURE})
         checkpoint.check(given, shape.shapes())
         require(shape.vocab_size == vocab_size, f'--kmeans: a palette of {vocab_size} colours; {args.ckpt_path} has '
                                                 f'{shape.vocab_size} tokens')
     else:
-        shape = architecture.Architecture(**{name: default if getattr(args, name) is None else getattr(args, name)
+        shape = config.Architecture(**{name: default if getattr(args, name) is None else getattr(args, name)
                                              for name, default in _ARCHITECTURE.items()}, vocab_size=vocab_size)
     for name in _ARCHITECTURE:
         setattr(args, name, getattr(shape, name))
@@ -85,31 +90,31 @@ def shape_of(args: Any, given: checkpoint.Checkpoint | None, vocab_size: int) ->
 def main(argv: list[str]) -> int:
     args = arguments(argv)
     rank, ranks = parallel.rank() if args.distributed else (0, 1)
-    colours = palette.load(palette.find_for_training(args.kmeans))
+    colours = codebook.load(codebook.find_for_training(args.kmeans))
     given = state = None
     if args.ckpt_path:
-        state = training.find_state(Path(args.ckpt_path))
+        state = checkpointer.find_state(Path(args.ckpt_path))
         given = checkpoint.read(args.ckpt_path, '--ckpt_path') if state is None or Path(args.ckpt_path).is_file() else \
-            training.weights_in(state, NAME)
+            checkpointer.weights_in(state, NAME)
         given.expect('Transformer', '--ckpt_path')
         require(given.palette is not None or state is not None or bool(args.kmeans),
                 f'--kmeans: {args.ckpt_path} carries no palette; give the kmeans_centers.npy that it was trained with')
-        require(given.palette is None or palette.digest(given.palette) == palette.digest(colours),
+        require(given.palette is None or codebook.digest(given.palette) == codebook.digest(colours),
                 f'--kmeans: {args.ckpt_path} was trained with another palette than '
-                f'{palette.find_for_training(args.kmeans)}')
+                f'{codebook.find_for_training(args.kmeans)}')
     shape = shape_of(args, given, len(colours))
     folder = files.output_folder(args.save_path, '--save_path')
-    training.require_free(folder, NAME, state, folder / f'{NAME}_latest.ckpt')
+    checkpointer.require_free(folder, NAME, state, folder / f'{NAME}_latest.ckpt')
     if parallel.is_writer():
         files.sweep(folder, below=False)
     pictures = pairs.listing(args.data_path, '--data_path', without=[folder], unique=False,
                              cache=folder / 'files.npz', writes=parallel.is_writer())
     mask_files = None if args.random_stroke else pairs.listing(args.mask_path, '--mask_path', without=[folder],
                                                                unique=False)
-    quantise = palette.Quantiser(colours)
-    order = training.Order(len(pictures), args.batch_size, args.seed, rank, ranks)
+    quantise = codebook.Tokenizer(colours)
+    order = epoch_sampler.EpochSampler(len(pictures), args.batch_size, args.seed, rank, ranks)
     last_step = args.max_steps or args.train_epoch * order.steps_per_epoch
-    first_step = state.record['progress']['step'] if state is not None else 0
+    first_step = state.metadata['progress']['step'] if state is not None else 0
     require(first_step < last_step, f'--ckpt_path {args.ckpt_path}: already has the {first_step} of {last_step} steps; '
                                     f'raise --train_epoch or --max_steps')
     held_back = held = held_masks = None
@@ -121,20 +126,20 @@ def main(argv: list[str]) -> int:
             numbers = pairs.masks_for(held, held_masks)
         held_back = validation_set(held, held_masks, numbers, quantise, args.prior_size)
     batches = TrainingBatches(pictures, mask_files, quantise, args.prior_size, order, args.crop_scale)
-    args.device_target = device.choose(args.device_target, args.device_id, args.distributed)
-    feeder = training.Feeder(batches, args.num_workers, first_step, last_step)
+    args.device_target = runtime.choose(args.device_target, args.device_id, args.distributed)
+    feeder = loader.DataLoader(batches, args.num_workers, first_step, last_step)
     try:
         return _train(args, folder, colours, shape, given, state, order, feeder, held_back,
-                      training.best_by(held, held_masks), last_step)
+                      loop.best_by(held, held_masks), last_step)
     finally:
         feeder.close()
 
 
-def _train(args: Any, folder: Path, colours: np.ndarray, shape: architecture.Architecture,
-           given: checkpoint.Checkpoint | None, state: checkpoint.Checkpoint | None, order: training.Order,
-           feeder: training.Feeder, held_back: tuple[np.ndarray, np.ndarray] | None, best_by: str,
+def _train(args: Any, folder: Path, colours: np.ndarray, shape: config.Architecture,
+           given: checkpoint.Checkpoint | None, state: checkpoint.Checkpoint | None, order: epoch_sampler.EpochSampler,
+           feeder: loader.DataLoader, held_back: tuple[np.ndarray, np.ndarray] | None, best_by: str,
            last_step: int) -> int:
-    device.start(args.device_target, args.device_id, args.distributed)
+    runtime.start(args.device_target, args.device_id, args.distributed)
     from Transformer.models import networks
     from Transformer.models.step import Recipe, TrainStep, mean_nll
 
@@ -144,22 +149,22 @@ def _train(args: Any, folder: Path, colours: np.ndarray, shape: architecture.Arc
     if args.init == 'structured':
         networks.start_structured(net, colours, shape.prior_size, rng)
     step = TrainStep(net, options.chosen(Recipe, args))
-    settings = training.settings_of(args, _COURSE_FREE, last_step) | {'total_batch': order.pictures_per_step,
+    settings = checkpointer.compared_settings(args, _COURSE_FREE, last_step) | {'total_batch': order.pictures_per_step,
                                                                       'pictures': order.n_pictures}
-    keeper = training.Keeper(folder, {NAME: training.Network(
-        net, step.optimizer, {'network': 'Transformer', 'architecture': shape.record()})}, settings, colours,
+    keeper = checkpointer.Checkpointer(folder, {NAME: checkpointer.TrainedNetwork(
+        net, step.optimizer, {'network': 'Transformer', 'architecture': shape.metadata()})}, settings, colours,
         step.extra())
-    progress = training.Progress()
+    progress = checkpointer.Progress()
     if state is not None:
-        training.say_changes(state.record['settings'], settings)
+        checkpointer.log_changes(state.metadata['settings'], settings)
         progress = keeper.restore(state)
-        training.say(f'resuming at step {progress.step} of {last_step}')
+        log(f'resuming at step {progress.step} of {last_step}')
     elif given is not None:
         checkpoint.load_into(net, given)
-        training.say(f'{args.ckpt_path}: weights only, from step 0 (no training state beside it)')
+        log(f'{args.ckpt_path}: weights only, from step 0 (no training state beside it)')
 
     def take_step(number: int, arrays: tuple[np.ndarray, ...]) -> dict[str, float]:
-        rate = training.lr_at(number, args.learning_rate, args.lr_schedule, args.warmup_steps, last_step)
+        rate = schedule.lr_at(number, args.learning_rate, args.lr_schedule, args.warmup_steps, last_step)
         return step(*arrays, rate) | {'lr': rate}
 
     validate = None
@@ -172,9 +177,9 @@ def _train(args: Any, folder: Path, colours: np.ndarray, shape: architecture.Arc
         step = f'{min(within * order.pictures_per_step, order.n_pictures)} / {order.n_pictures}'
         return f'Epoch: [{epoch} / {args.train_epoch}], step: [{step}], loss: {means["loss"]:.5f}'
 
-    plan = training.Plan(last_step, args.log_every, args.save_every, args.val_every, console, ('loss', 1.0),
+    plan = loop.LoopConfig(last_step, args.log_every, args.save_every, args.val_every, console, ('loss', 1.0),
                          best_by)
-    return training.fit(plan, order, feeder, take_step, keeper, progress,
+    return loop.fit(plan, order, feeder, take_step, keeper, progress,
                         lambda arrays: mean_nll(step.logits, *arrays, args.batch_size), validate)
 
 

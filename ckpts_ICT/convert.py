@@ -17,15 +17,20 @@ from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from Guided_Upsample.models import architecture as generators  # noqa: E402
-from ict import checkpoint, files, options, palette  # noqa: E402
-from ict.checkpoint import Checkpoint, Entry  # noqa: E402
-from ict.errors import UserError, run  # noqa: E402
-from ict.options import positive, require  # noqa: E402
-from Transformer import infer as stage_1  # noqa: E402
-from Transformer.models import architecture as transformers  # noqa: E402
+from Guided_Upsample.models import config as generators
+from ict import checkpoint, files, options
+from ict.checkpoint import Checkpoint, Entry
+from ict.command import run
+from ict.data import codebook
+from ict.errors import (
+    UserError,
+    require,
+)
+from ict.options import positive
+from Transformer import infer as stage_1
+from Transformer.models import config as transformers
 
 PALETTE_SOURCE = 'the public repository raywzy/ICT'
 _WRAPPERS = ('model', 'generator', 'discriminator')
@@ -127,15 +132,15 @@ def from_pytorch(path: Path, arrays: Mapping[str, np.ndarray], flags: Flags) -> 
                               if not surplus.fullmatch(name)}, kind, {}, None)
     record: dict[str, Any] = {'network': kind}
     if kind == 'Generator':
-        known = replace(given, record={'architecture': {'padding': 'reflect'}})
-        record['architecture'] = generators.of(known, flags.padding).record()
+        known = replace(given, metadata={'architecture': {'padding': 'reflect'}})
+        record['architecture'] = generators.of(known, flags.padding).metadata()
         tensors = {name: arrays[name] for name in given.entries}
     elif kind == 'Discriminator':
         tensors = _folded(given, arrays)
     else:
         if kind == 'Transformer':
             shape = _pytorch_transformer(given, flags)
-            record['architecture'] = shape.record()
+            record['architecture'] = shape.metadata()
             names = {name: (_transformer_name(name), dims) for name, dims in shape.shapes().items()}
         else:
             names = vgg_names()
@@ -222,7 +227,7 @@ def transformer_of(source: Checkpoint, flags: Flags) -> transformers.Architectur
         UserError: neither a record, nor a published model's shapes, nor a flag tells n_head.
     """
     shape = transformers.of(source, {'n_head': flags.n_head, 'GELU_2': flags.GELU_2})
-    require(bool(source.record.get('architecture')) or _is_published(shape) or flags.n_head is not None,
+    require(bool(source.metadata.get('architecture')) or _is_published(shape) or flags.n_head is not None,
             f"--n_head: {source.path} has the shapes of none of the published models and doesn't say it; give the "
             f'--n_head it was trained with, and --GELU_2 if that was')
     return shape
@@ -246,15 +251,15 @@ def stamp(source: Checkpoint, flags: Flags) -> tuple[dict[str, Any], np.ndarray 
     for name, value in vars(flags).items():
         require(name == 'float16' or value in (None, '') or name in _OPTIONS[kind],
                 f'--{name}: has no effect on {source.path}, which holds a {kind}; leave the option out')
-    record = {**source.record, 'network': kind}
+    record = {**source.metadata, 'network': kind}
     colours = source.palette
     if kind == 'Transformer':
         shape = transformer_of(source, flags)
         checkpoint.check(source, shape.shapes())
-        record['architecture'] = shape.record()
+        record['architecture'] = shape.metadata()
         colours = stage_1.palette_of(source, flags.kmeans, shape.vocab_size)
         require(source.palette is not None or not _is_published(shape)
-                or palette.digest(colours) != palette.digest(palette.load(palette.REPOSITORY_PALETTE)),
+                or codebook.digest(colours) != codebook.digest(codebook.load(codebook.REPOSITORY_PALETTE)),
                 f"--kmeans {flags.kmeans}: this repository's own palette; {source.path} has the shapes of a published "
                 f"model, whose colours are others: give Transformer/kmeans_centers.npy of {PALETTE_SOURCE}")
         given = {name: getattr(flags, name) for name in ('top_k', 'temperature')}
@@ -262,8 +267,8 @@ def stamp(source: Checkpoint, flags: Flags) -> tuple[dict[str, Any], np.ndarray 
         if sampling:
             record['sampling'] = sampling
     elif kind == 'Generator':
-        found = generators.of(source, flags.padding).record()
-        if flags.padding is None and 'padding' not in source.record.get('architecture', {}):
+        found = generators.of(source, flags.padding).metadata()
+        if flags.padding is None and 'padding' not in source.metadata.get('architecture', {}):
             del found['padding']  # the file doesn't tell, and Guided_Upsample/infer.py --padding still may
         record['architecture'] = found
         colours = _generator_palette(source, flags.kmeans)
@@ -277,8 +282,8 @@ def stamp(source: Checkpoint, flags: Flags) -> tuple[dict[str, Any], np.ndarray 
 def _generator_palette(source: Checkpoint, kmeans: str) -> np.ndarray | None:
     if not kmeans:
         return source.palette
-    given = palette.load(kmeans)
-    require(source.palette is None or palette.digest(given) == palette.digest(source.palette),
+    given = codebook.load(kmeans)
+    require(source.palette is None or codebook.digest(given) == codebook.digest(source.palette),
             f'--kmeans {kmeans}: not the palette that {source.path} carries; leave the flag out')
     return given
 

@@ -18,14 +18,15 @@ from urllib.request import Request, urlopen
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from tqdm import tqdm  # noqa: E402
+from tqdm import tqdm
 
-from ckpts_ICT import convert  # noqa: E402
-from ict import checkpoint, files, options, palette  # noqa: E402
-from ict.errors import NOTHING_DONE, UserError, note, run  # noqa: E402
-from ict.inputs import SOME_FAILED  # noqa: E402
-from ict.options import require  # noqa: E402
-from Transformer import infer as stage_1  # noqa: E402
+from ckpts_ICT import convert
+from ict import checkpoint, files, options
+from ict.command import NOTHING_DONE, SOME_FAILED, run
+from ict.data import codebook
+from ict.errors import UserError, require
+from ict.log import log
+from Transformer import infer as stage_1
 
 URL = 'https://download.mindspore.cn/vision/ict/'
 PALETTE_URL = 'https://raw.githubusercontent.com/raywzy/ICT/main/Transformer/kmeans_centers.npy'
@@ -98,7 +99,7 @@ def fetch(url: str, target: Path, check: Callable[[Path], Any]) -> None:
             if failures == ATTEMPTS:
                 raise UserError(f'{url}: {reason}; check the network and repeat the command, which goes on where it '
                                 f'stopped, {by_hand}') from None
-            note(f'{url}: {reason}; trying again')
+            log(f'{url}: {reason}; trying again')
             time.sleep(WAIT_S * 2 ** failures)
     try:
         check(partial)
@@ -244,7 +245,7 @@ def add_palette(transformer: Path, kmeans: str, url: str, overwrite: bool) -> No
     centres = Path(kmeans) if kmeans else transformer.with_name(PALETTE)
     try:
         if not kmeans:
-            get(url, centres, palette.load, overwrite)
+            get(url, centres, codebook.load, overwrite)
         print(convert.convert(transformer, transformer, convert.Flags(kmeans=str(centres))))
     except UserError as error:
         raise UserError(f'{transformer}: is there, but without its palette ({error}); add it later with: '
@@ -267,7 +268,7 @@ def main(argv: list[str]) -> int:
         address = getattr(args, option)
         require(address.startswith(('http://', 'https://')), f'--{option} {address}: must begin with http:// or https://')
     if args.kmeans:
-        palette.load(args.kmeans)
+        codebook.load(args.kmeans)
     done, failed = 0, []
     for path, kind in wanted.items():
         def check(file: Path, kind: str = kind) -> None:
@@ -281,7 +282,7 @@ def main(argv: list[str]) -> int:
                 add_palette(target, args.kmeans, args.palette_url, args.overwrite)
         except UserError as error:
             failed.append(error)
-            note(f'error: {error}')
+            log(f'error: {error}')
     if failed:
         return SOME_FAILED if done else NOTHING_DONE
     return 0

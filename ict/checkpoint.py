@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from ict import files, palette
+from ict import files
+from ict.data import codebook
 from ict.errors import UserError
 
 if TYPE_CHECKING:
@@ -46,14 +47,14 @@ class Checkpoint:
         path: the file.
         entries: tensors by name, without the record, the palette and unused buffers.
         kind: 'Transformer', 'Generator', 'Discriminator', 'VGG19', 'state' or None.
-        record: what wrote it, {} in published files.
+        metadata: what wrote it, {} in published files.
         palette: (V, 3) float32 or None.
     """
 
     path: Path
     entries: dict[str, Entry]
     kind: str | None
-    record: dict[str, Any]
+    metadata: dict[str, Any]
     palette: np.ndarray | None
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -136,7 +137,7 @@ def read(path: str | Path, option: str = '') -> Checkpoint:
             text = _read_values(path, entries.pop(RECORD)).tobytes().decode('utf-32-le')
             record = json.loads(text)
         if PALETTE in entries:
-            colours = palette.checked(_read_values(path, entries.pop(PALETTE)), f'{culprit}: its palette')
+            colours = codebook.checked(_read_values(path, entries.pop(PALETTE)), f'{culprit}: its palette')
     except (ValueError, UnicodeDecodeError) as error:
         raise UserError(f'{culprit}: its record is damaged ({error}); fetch or copy it again') from None
     entries = {name: entry for name, entry in entries.items() if not name.endswith(UNUSED)}

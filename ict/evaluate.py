@@ -27,10 +27,13 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from ict import files, geometry, images, inputs, manifest, metrics, options, report
-from ict.errors import UserError, note, run
-from ict.options import positive, require
-from ict.process import call
+from ict import files, options
+from ict.command import SOME_FAILED, call, run
+from ict.data import geometry, images
+from ict.errors import UserError, require
+from ict.log import log
+from ict.options import positive
+from ict.runs import inputs, manifest, metrics, report
 
 RUN = Path(__file__).resolve().parents[1] / 'run.py'
 OF_SAMPLES = ('--resample', '--reuse_window')  # --deterministic refuses them
@@ -309,9 +312,9 @@ def main(argv: list[str]) -> int:
     for folder, own, passed, what in (
             (SAMPLES, ['--sample_num', str(args.sample_num)], further, f'{args.sample_num} samples'),
             (DETERMINISTIC, ['--deterministic', 'True'], without(further, OF_SAMPLES), 'the deterministic completion')):
-        note(f'{what} of {len(work)} pictures')
+        log(f'{what} of {len(work)} pictures')
         status = call(RUN, command(args, passed, place / folder, own))
-        if status not in (0, inputs.SOME_FAILED):
+        if status not in (0, SOME_FAILED):
             return status
         worst = max(worst, status)
     sampled, deterministic = (read_figures(place / folder / 'metrics.csv') for folder in (SAMPLES, DETERMINISTIC))

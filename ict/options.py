@@ -5,7 +5,7 @@ import argparse
 import dataclasses
 from typing import TypeVar
 
-from ict.errors import UserError
+from ict.errors import UserError, require
 
 _Record = TypeVar('_Record')
 
@@ -48,12 +48,6 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:
         raise UserError(f'{message} (see {self.prog} --help)')
-
-
-def require(condition: bool, message: str) -> None:
-    """A UserError unless ``condition``."""
-    if not condition:
-        raise UserError(message)
 
 
 def chosen(kind: type[_Record], args: argparse.Namespace) -> _Record:

@@ -14,9 +14,11 @@ if not __package__:
 import numpy as np
 from tqdm import tqdm
 
-from ict import files, images, masks, options
-from ict.errors import UserError, run
-from ict.options import positive, require
+from ict import files, options
+from ict.command import run
+from ict.data import images, masks
+from ict.errors import UserError, require
+from ict.options import positive
 
 
 def main(argv: list[str]) -> int:

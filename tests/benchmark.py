@@ -27,34 +27,29 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ict.log import log
+
 ROOT = Path(__file__).resolve().parents[1]
 if not __package__:
     sys.path[0] = str(ROOT)
 
-import numpy as np  # noqa: E402
-from PIL import Image  # noqa: E402
-from tqdm import tqdm  # noqa: E402
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
 
-from Guided_Upsample import infer as stage_2  # noqa: E402
-from ict import (  # noqa: E402
-    checkpoint,
-    device,
-    evaluate,
-    files,
-    geometry,
-    images,
-    inputs,
-    metrics,
-    options,
-    pairs,
-    palette,
-    process,
-    report,
+from Guided_Upsample import infer as stage_2
+from ict import checkpoint, command, evaluate, files, options
+from ict.command import run
+from ict.data import codebook, geometry, images, pairs
+from ict.device import gpu, runtime
+from ict.errors import (
+    UserError,
+    require,
 )
-from ict.errors import UserError, note, run  # noqa: E402
-from ict.options import positive, require  # noqa: E402
-from Transformer import infer as stage_1  # noqa: E402
-from Transformer.models import architecture, sampling  # noqa: E402
+from ict.options import positive
+from ict.runs import inputs, metrics, report
+from Transformer import infer as stage_1
+from Transformer.models import config, sampling
 
 PHOTOGRAPH, ITS_MASK = ROOT / 'images' / 'samples' / 'astronaut.png', ROOT / 'mask' / 'testing_mask_dataset/00000.png'
 SETTINGS = ('sequential', 'sequential-reuse', 'halton-4', 'halton-8', 'halton-16', 'halton-32', 'halton-64',
@@ -146,7 +141,7 @@ def memory_mb() -> tuple[float, float]:
 
 def child(*argv: object) -> int:
     """Run this script again with one of the INNER commands; its exit status."""
-    return process.call(Path(__file__).resolve(), [*map(str, argv)])
+    return command.call(Path(__file__).resolve(), [*map(str, argv)])
 
 
 def clock_path(save_place: Path, name: str) -> Path:
@@ -170,7 +165,7 @@ def timed(argv: list[str]) -> int:
 def stage(argv: list[str]) -> int:
     """A stage's own ``main``, with clocks: argv is its folder, the file for the clocks, its arguments."""
     name, path, own = argv[0], Path(argv[1]), argv[2:]
-    clock, start = Clock(), device.start
+    clock, start = Clock(), runtime.start
 
     def watched_start(*args: Any) -> None:
         with clock.part('import'):
@@ -184,7 +179,7 @@ def stage(argv: list[str]) -> int:
         else:
             clock.watch(model.Painter, 'everywhere', 'pass')
 
-    device.start = watched_start
+    runtime.start = watched_start
     with clock.part('main'):
         status = {'Transformer': stage_1, 'Guided_Upsample': stage_2}[name].main(own)
     if 'pass' in clock.parts:  # else nothing was left to do
@@ -236,7 +231,7 @@ def markdown(rows: Sequence[Row], columns: Columns) -> str:
 
 def machine(target: str, load: float) -> str:
     """One line on what was measured on; ``load`` is the system's before anything was started."""
-    cards = device.this_machine().cards if target == 'GPU' else ()
+    cards = gpu.this_machine().cards if target == 'GPU' else ()
     return (f'{", ".join([target, *(card.name for card in cards)])}; {os.cpu_count()} cores, {platform.machine()}; '
             f'MindSpore {metadata.version("mindspore")}, Python {platform.python_version()}; load {load:.1f} before.')
 
@@ -271,7 +266,7 @@ class Scene(NamedTuple):
 
 
 def scene_of(rgb: np.ndarray, grey: np.ndarray, geometry_name: str, prior_size: int,
-             quantise: palette.Quantiser) -> Scene:
+             quantise: codebook.Tokenizer) -> Scene:
     """From a picture (H, W, 3) uint8 and its mask (h, w) uint8."""
     frame, full_hole = geometry.hole_in(grey, *rgb.shape[:2], geometry_name)
     part = geometry.cut(rgb, frame)
@@ -391,9 +386,9 @@ def quality(args: argparse.Namespace, further: list[str]) -> int:
     worst = 0
     for name, own in chosen.items():
         samples = 1 if name == DETERMINISTIC else args.samples
-        note(f'{name}: {samples} sample(s) of {len(work)} pictures')
+        log(f'{name}: {samples} sample(s) of {len(work)} pictures')
         status = child('timed', *common, '--save_place', place / name, '--sample_num', samples, *own)
-        if status not in (0, inputs.SOME_FAILED):
+        if status not in (0, command.SOME_FAILED):
             return status
         worst = max(worst, status)
         all_rows[name] = scored(place, name, samples, scenes)
@@ -413,8 +408,8 @@ def quality(args: argparse.Namespace, further: list[str]) -> int:
 def read_scenes(plan: argparse.Namespace, work: inputs.Inputs, view: inputs.View) -> dict[str, Scene]:
     """The scene of each readable picture; run.py names the others."""
     found = checkpoint.read(plan.transformer_ckpt, '--transformer_ckpt').expect('Transformer', '--transformer_ckpt')
-    shape = architecture.of(found, {})
-    quantise = palette.Quantiser(stage_1.palette_of(found, plan.kmeans, shape.vocab_size))
+    shape = config.of(found, {})
+    quantise = codebook.Tokenizer(stage_1.palette_of(found, plan.kmeans, shape.vocab_size))
     scenes = {}
     for i in tqdm(range(len(work)), desc='reading', unit='picture', disable=None):
         try:
@@ -448,14 +443,14 @@ def write_quality(place: Path, plan: argparse.Namespace, samples: int, scenes: d
 
 def weights(argv: list[str]) -> int:
     """Write made-up checkpoints of both stages: argv is a folder and the architectures as JSON."""
-    from Guided_Upsample.models.architecture import Architecture as Painter
+    from Guided_Upsample.models.config import Architecture as Painter
     from tests.conftest import made_up
     folder, shapes = Path(argv[0]), json.loads(argv[1])
     colours = np.random.default_rng(0).uniform(-1, 1, (shapes['Transformer']['vocab_size'], 3)).astype(np.float32)
-    for kind, build in (('Transformer', architecture.Architecture), ('Generator', Painter)):
+    for kind, build in (('Transformer', config.Architecture), ('Generator', Painter)):
         shape = build(**shapes[kind])
         checkpoint.write(folder / f'{kind}.ckpt', made_up(shape.shapes(), 0),
-                         {'network': kind, 'architecture': shape.record()}, colours)
+                         {'network': kind, 'architecture': shape.metadata()}, colours)
     return 0
 
 
@@ -474,10 +469,10 @@ def transformer(argv: list[str]) -> int:
     task, clock = json.loads(argv[0]), Clock()
     with clock.part('check'):
         found = checkpoint.read(task['path'])
-        shape = architecture.of(found, {})
+        shape = config.of(found, {})
         found.digest()
     with clock.part('import'):
-        device.start(task['device_target'], task['device_id'])
+        runtime.start(task['device_target'], task['device_id'])
         from Transformer.models import predict
     with clock.part('load'):
         net = predict.load(found, shape)
@@ -485,7 +480,7 @@ def transformer(argv: list[str]) -> int:
     positions = shape.prior_size ** 2
     model = predict.Predictor(net, 1, positions, task['amp_level'])
     sampler = sampling.Sampler(model, shape.prior_size, sampling.Settings(**task['settings']),
-                               palette.levels(found.palette), model.after)
+                               codebook.to_rgb(found.palette), model.after)
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, shape.vocab_size, (1, positions)).astype(np.int32)  # (1, T)
     hole = rng.permutation(positions)[None] < task['tokens']  # (1, T)
@@ -508,24 +503,24 @@ def transformer(argv: list[str]) -> int:
 
 def generator(argv: list[str]) -> int:
     """A fresh process that paints as stage 2 does, or with MindSpore's own last layer; argv as in ``transformer``."""
-    from Guided_Upsample.models import architecture as painters
+    from Guided_Upsample.models import config as painters
     task, clock = json.loads(argv[0]), Clock()
     with clock.part('check'):
         found = checkpoint.read(task['path'])
         shape = painters.of(found, None)
         found.digest()
     with clock.part('import'):
-        device.start(task['device_target'], task['device_id'])
-        from Guided_Upsample.models import paint
+        runtime.start(task['device_target'], task['device_id'])
+        from Guided_Upsample.models import inpaint
     with clock.part('load'):
-        net = paint.load(found, shape)
+        net = inpaint.load(found, shape)
     loaded = memory_mb()[0]
     if task['plain']:
         from mindspore import nn
         last = net.decoder[-1]
         net.decoder[-1] = nn.Conv2d(last.in_channels, last.out_channels, last.kernel_size, pad_mode='valid',
                                     has_bias=True, weight_init=last.weight, bias_init=last.bias)
-    painter = paint.Painter(net, 1, task['amp_level'])
+    painter = inpaint.Painter(net, 1, task['amp_level'])
     rng = np.random.default_rng(0)
     image, prior = rng.integers(0, 256, (2, 1, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)  # (1, S, S, 3) each
     hole = rng.random((1, IMAGE_SIZE, IMAGE_SIZE)) < HOLE
@@ -576,7 +571,7 @@ def speed(args: argparse.Namespace, further: list[str]) -> int:
     tokens = round(HOLE * positions) if args.tokens is None else args.tokens
     require(tokens <= positions, f'--tokens {tokens}: the prior has only {positions}')
     place = files.output_folder(args.save_place, '--save_place')
-    args.device_target = device.choose(args.device_target, args.device_id)
+    args.device_target = runtime.choose(args.device_target, args.device_id)
     shapes = {'Transformer': {'n_layer': args.n_layer, 'n_embd': args.n_embd, 'n_head': args.n_head,
                               'prior_size': args.prior_size, 'vocab_size': args.vocab_size, 'GELU_2': True},
               'Generator': {'residual_blocks': args.residual_blocks, 'base_channels': args.base_channels}}
@@ -592,11 +587,11 @@ def speed(args: argparse.Namespace, further: list[str]) -> int:
     about = machine(args.device_target, os.getloadavg()[0])
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix=files.TEMPORARY, dir=place) as folder:
-        note(f'writing made-up weights to {folder}')
+        log(f'writing made-up weights to {folder}')
         if status := child('weights', folder, json.dumps(shapes)):
             return status
         for name, settings in plans.items():
-            note(f'measuring {name}')
+            log(f'measuring {name}')
             task = {'path': str(Path(folder) / ('Generator.ckpt' if settings is None else 'Transformer.ckpt')),
                     'settings': settings, 'plain': name == PLAIN, 'tokens': tokens, 'repeats': args.repeats,
                     'amp_level': args.amp_level, 'device_target': args.device_target, 'device_id': args.device_id}
@@ -605,7 +600,7 @@ def speed(args: argparse.Namespace, further: list[str]) -> int:
                 return status
             rows.append({'name': name, **files.read_json(answer)})
         for number in (1, 2) if args.pytorch else ():
-            note(f'measuring stage {number} in PyTorch')
+            log(f'measuring stage {number} in PyTorch')
             task = {'shapes': shapes, 'stage': number, 'repeats': args.repeats}
             if status := child('pytorch', json.dumps(task), answer):
                 return status

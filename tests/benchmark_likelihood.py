@@ -20,15 +20,19 @@ ROOT = Path(__file__).resolve().parents[1]
 if not __package__:
     sys.path[0] = str(ROOT)
 
-import numpy as np  # noqa: E402
-from tqdm import tqdm  # noqa: E402
+import numpy as np
+from tqdm import tqdm
 
-from ict import device, files, inputs, options, pairs, palette  # noqa: E402
-from ict.errors import run  # noqa: E402
-from ict.options import positive, require  # noqa: E402
-from tests.benchmark import Columns, Row, drawn_masks, machine, markdown, scene_of, write  # noqa: E402
-from Transformer import infer as stage_1  # noqa: E402
-from Transformer.models import sampling  # noqa: E402
+from ict import files, options
+from ict.command import run
+from ict.data import codebook, pairs
+from ict.device import runtime
+from ict.errors import require
+from ict.options import positive
+from ict.runs import inputs
+from tests.benchmark import Columns, Row, drawn_masks, machine, markdown, scene_of, write
+from Transformer import infer as stage_1
+from Transformer.models import sampling
 
 # run.py's options for each setting, by the name in the table
 SETTINGS = {
@@ -79,11 +83,11 @@ def main(argv: list[str]) -> int:
                              '--save_url', str(place / 'AP')])
     job = stage_1.check(own)
     found, shape, work = job.found, job.shape, job.work
-    quantise = palette.Quantiser(job.colours)
+    quantise = codebook.Tokenizer(job.colours)
     scenes = [read(work, i, job.view, shape.prior_size, quantise) for i in range(min(args.pictures, len(work)))]
-    args.device_target = device.choose(args.device_target, args.device_id)
+    args.device_target = runtime.choose(args.device_target, args.device_id)
     about = machine(args.device_target, os.getloadavg()[0])
-    device.start(args.device_target, args.device_id)
+    runtime.start(args.device_target, args.device_id)
     from Transformer.models import predict
     net, rows, nats = predict.load(found, shape), [], {}
     for name in tqdm(chosen, desc='settings', disable=None):
@@ -114,7 +118,7 @@ def main(argv: list[str]) -> int:
 
 
 def read(work: inputs.Inputs, i: int, view: inputs.View, prior_size: int,
-         quantise: palette.Quantiser) -> tuple[np.ndarray, np.ndarray]:
+         quantise: codebook.Tokenizer) -> tuple[np.ndarray, np.ndarray]:
     """The true tokens (T,) int32 of a picture and its hole (T,) bool."""
     picture, grey = work.read(i, view)
     scene = scene_of(picture.rgb, grey, view.geometry, prior_size, quantise)

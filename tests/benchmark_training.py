@@ -19,20 +19,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ict.log import log
+
 ROOT = Path(__file__).resolve().parents[1]
 if not __package__:
     sys.path[0] = str(ROOT)
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from Guided_Upsample import train as train_2  # noqa: E402
-from Guided_Upsample.datasets import dataset as data_2  # noqa: E402
-from ict import device, files, options, palette, process, training  # noqa: E402
-from ict.errors import note, run  # noqa: E402
-from ict.options import positive, require  # noqa: E402
-from tests.benchmark import Columns, Row, machine, markdown, memory_mb, write  # noqa: E402
-from Transformer import train as train_1  # noqa: E402
-from Transformer.datasets import dataset as data_1  # noqa: E402
+from Guided_Upsample import train as train_2
+from Guided_Upsample.datasets import dataset as data_2
+from ict import command, files, options
+from ict.command import run
+from ict.data import codebook
+from ict.device import runtime
+from ict.errors import require
+from ict.options import positive
+from ict.training import epoch_sampler, loader
+from tests.benchmark import Columns, Row, machine, markdown, memory_mb, write
+from Transformer import train as train_1
+from Transformer.datasets import dataset as data_1
 
 PALETTE_SIZE, PRIOR_SIZE = 512, 32
 HOLE = 0.4  # of the tokens, or pixels
@@ -57,7 +63,7 @@ PYTORCH_CASES = tuple((f'{name}, PyTorch', kind.replace('stage', 'pytorch'), own
 def stage_1(own: list[str]) -> tuple[Callable[[], Any], int]:
     """A step of stage 1 with made-up tokens, and its batch size."""
     args = train_1.arguments(['--data_path', '.', '--random_stroke', '--GELU_2', *own])
-    device.start(args.device_target, args.device_id)
+    runtime.start(args.device_target, args.device_id)
     from Transformer.models.networks import GPT
     from Transformer.models.step import Recipe, TrainStep
     net = GPT(PALETTE_SIZE, args.n_embd, args.n_layer, args.n_head, PRIOR_SIZE ** 2, True, rng=np.random.default_rng(0))
@@ -69,7 +75,7 @@ def stage_1(own: list[str]) -> tuple[Callable[[], Any], int]:
 def stage_2(own: list[str]) -> tuple[Callable[[], Any], int]:
     """A step of stage 2, discriminator and generator, with made-up pictures, and its batch size."""
     args = arguments_2(own)
-    device.start(args.device_target, args.device_id)
+    runtime.start(args.device_target, args.device_id)
     from Guided_Upsample.models import networks
     from Guided_Upsample.models.step import Recipe, TrainStep
     rng = np.random.default_rng(0)
@@ -146,13 +152,13 @@ def steps(args: argparse.Namespace) -> int:
         cases = [case for case in cases if args.only in case[0]]
         require(bool(cases), f'--only {args.only}: is in no name of {", ".join(name for name, _, _ in CASES)}')
     place = files.output_folder(args.save_place, '--save_place')
-    args.device_target = device.choose(args.device_target, args.device_id)
+    args.device_target = runtime.choose(args.device_target, args.device_id)
     about, rows = machine(args.device_target, os.getloadavg()[0]), []
     with tempfile.TemporaryDirectory(prefix=files.TEMPORARY, dir=place) as folder:
         for name, kind, own in cases:
-            note(f'measuring {name}: {own}')
+            log(f'measuring {name}: {own}')
             answer = Path(folder) / 'answer.json'
-            if status := process.call(Path(__file__).resolve(), [
+            if status := command.call(Path(__file__).resolve(), [
                     'one_case', kind, str(args.repeats), str(answer), *own.split(), '--device_target',
                     args.device_target, '--device_id', str(args.device_id)]):
                 return status
@@ -171,20 +177,20 @@ def data(args: argparse.Namespace) -> int:
     require(args.workers.replace(',', '').isdigit(), f'--workers {args.workers}: numbers, separated by commas')
     place = files.output_folder(args.save_place, '--save_place')
     about, rows = machine('CPU', os.getloadavg()[0]), []
-    colours = palette.load(palette.find_for_training(''))
+    colours = codebook.load(codebook.find_for_training(''))
     own_1 = train_1.arguments(['--data_path', args.input, '--random_stroke'])
     own_2 = train_2.arguments(['--input', args.input, '--mask_type', str(data_2.BLOCK)])
     source = train_2.source_of(own_2, colours, place, args.input, '--input', '', '--mask', data_2.BLOCK, '',
                                 '--prior')
-    order = training.Order(len(source.pictures), 1, 0)
+    order = epoch_sampler.EpochSampler(len(source.pictures), 1, 0)
     pipelines = {
         'stage 1: decode, crop, flip, strokes, tokens': data_1.TrainingBatches(
-            source.pictures, None, palette.Quantiser(colours), PRIOR_SIZE, order, own_1.crop_scale),
+            source.pictures, None, codebook.Tokenizer(colours), PRIOR_SIZE, order, own_1.crop_scale),
         'stage 2: decode, crop, flip, block, degraded prior': data_2.TrainingBatches(source, order, own_2.crop_scale)}
     for name, batches in pipelines.items():
         for workers in map(int, args.workers.split(',')):
-            note(f'measuring {name}, {workers} workers')
-            feeder = training.Feeder(batches, workers, 0, args.pictures + 1)
+            log(f'measuring {name}, {workers} workers')
+            feeder = loader.DataLoader(batches, workers, 0, args.pictures + 1)
             try:
                 ready = iter(feeder)
                 next(ready)  # the first waits for the start of the workers

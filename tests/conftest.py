@@ -10,6 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ict import checkpoint
+from ict.device import runtime
+from ict.errors import UserError
+
 os.environ.setdefault('GLOG_v', '3')
 ROOT = Path(__file__).resolve().parents[1]
 PARITY = Path(__file__).parent / 'parity'
@@ -50,10 +54,8 @@ def set_weights(net, weights: dict[str, np.ndarray]) -> None:
 
 def pytest_sessionstart() -> None:
     """Every test in this process runs on one device; MindSpore takes the choice once, before it is imported."""
-    from ict import device
-    from ict.errors import UserError
     try:
-        device.start(DEVICE, 0)
+        runtime.start(DEVICE, 0)
     except UserError as error:
         pytest.exit(f'ICT_TEST_DEVICE={DEVICE}: {error}', 2)
 
@@ -66,21 +68,21 @@ def colours() -> np.ndarray:
 @pytest.fixture(scope='session')
 def tiny(tmp_path_factory, colours) -> dict[str, Path]:
     """A tiny pair of our own checkpoints with made-up weights, and the transformer as it would be published."""
-    from Guided_Upsample.models.architecture import DISCRIMINATOR
-    from Guided_Upsample.models.architecture import Architecture as Painter
-    from ict import checkpoint
-    from Transformer.models.architecture import Architecture
+    from Guided_Upsample.models.config import DISCRIMINATOR
+    from Guided_Upsample.models.config import Architecture as Painter
+    from Transformer.models.config import Architecture
     folder = tmp_path_factory.mktemp('tiny')
     shape = Architecture(n_layer=2, n_embd=16, n_head=2, prior_size=8, vocab_size=len(colours), GELU_2=True)
     weights = made_up(shape.shapes(), 7)
     paths = {name: folder / f'{name}.ckpt' for name in ('transformer', 'published', 'generator', 'discriminator')}
-    checkpoint.write(paths['transformer'], weights, {'network': 'Transformer', 'architecture': shape.record()}, colours)
+    checkpoint.write(paths['transformer'], weights, {'network': 'Transformer', 'architecture': shape.metadata()},
+                     colours)
     from mindspore import Tensor, save_checkpoint
     mask = {f'blocks.{i}.attn.mask': np.ones((1, 1, 64, 64), np.float32) for i in range(2)}
     save_checkpoint([{'name': k, 'data': Tensor(v)} for k, v in (weights | mask).items()], str(paths['published']))
     painter = Painter(residual_blocks=1, base_channels=4)
     checkpoint.write(paths['generator'], made_up(painter.shapes(), 7),
-                     {'network': 'Generator', 'architecture': painter.record()}, colours)
+                     {'network': 'Generator', 'architecture': painter.metadata()}, colours)
     checkpoint.write(paths['discriminator'], made_up(DISCRIMINATOR, 17), {'network': 'Discriminator'})
     paths['kmeans'] = folder / 'kmeans.npy'
     np.save(paths['kmeans'], colours)

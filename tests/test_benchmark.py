@@ -8,8 +8,9 @@ import math
 import numpy as np
 import pytest
 
-from ict import images, inputs, palette
+from ict.data import codebook, images
 from ict.errors import UserError
+from ict.runs import inputs
 from tests import benchmark
 from tests.conftest import photograph
 from Transformer import infer as stage_1
@@ -93,7 +94,7 @@ def test_other_names_are_refused(name):
 def test_a_scene_has_stage_1s_hole_and_the_tokens_that_it_would_see_without_one(tmp_path, colours, geometry):
     rgb, grey = photograph(0, 90, 130), np.zeros((90, 130), np.uint8)
     grey[20:33, 25:60] = 255
-    quantise = palette.Quantiser(colours)
+    quantise = codebook.Tokenizer(colours)
     images.write_png(tmp_path / 'p' / 'x.png', rgb)
     images.write_png(tmp_path / 'm' / 'x.png', grey)
     work = inputs.find(tmp_path / 'p', '--input', tmp_path / 'm', '--mask', 0, tmp_path / 'none')

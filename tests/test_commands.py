@@ -13,8 +13,11 @@ import pytest
 from PIL import Image
 
 from Guided_Upsample import infer as stage_2
-from ict import device, images, inputs, options, palette, parallel
+from ict import options
+from ict.data import codebook, geometry, images, masks
+from ict.device import parallel, runtime
 from ict.errors import UserError
+from ict.runs import inputs
 from tests.conftest import DEVICE, command, files_of, module, photograph
 from Transformer import infer as stage_1
 
@@ -49,9 +52,9 @@ def test_the_files_between_the_stages_are_as_specified(tiny, folders, colours, c
         'comparison.png'}
     assert re.search(r'^PSNR: \d+\.\d{6}, MAE: 0\.\d{9}$', capsys.readouterr().out, re.M)
     manifest = json.loads(found['AP/manifest.json'])
-    assert manifest['settings']['palette'] == palette.digest(colours)
+    assert manifest['settings']['palette'] == codebook.digest(colours)
     assert set(manifest['pictures']['p0']['log_likelihood']) == {'1', '2'}
-    levels = {tuple(k) for k in palette.levels(colours).tolist()}
+    levels = {tuple(k) for k in codebook.to_rgb(colours).tolist()}
     for k in (1, 2):
         with Image.open(folders['save'] / f'AP/condition_{k}/p0.png') as prior:
             assert prior.size == (8, 8) and prior.mode == 'RGB'
@@ -121,7 +124,7 @@ def test_the_same_seed_gives_the_same_bytes_and_batch_size_and_order_change_noth
 
 def test_several_pictures_in_a_forward_pass_as_on_a_gpu_give_the_same_results(tiny, folders, tmp_path, monkeypatch):
     one = pixels_of(both(tiny, folders, tmp_path / 'one', ('--condition_num', 2), ('--condition_num', 2)))
-    monkeypatch.setattr(device, 'rows_at_once', lambda batch_size: batch_size)
+    monkeypatch.setattr(runtime, 'rows_at_once', lambda batch_size: batch_size)
     four = pixels_of(both(tiny, folders, tmp_path / 'four', ('--condition_num', 2, '--batch_size', 4),
                           ('--condition_num', 2, '--batch_size', 4)))
     assert one.keys() == four.keys()
@@ -142,7 +145,8 @@ def test_every_option_of_every_command_has_a_help_text(monkeypatch):
 
     monkeypatch.setattr(options.Parser, 'parse_args', look)
     for name in ('run', 'Transformer.train', 'Transformer.infer', 'Guided_Upsample.train', 'Guided_Upsample.infer',
-                 'mask.generate', 'ckpts_ICT.convert', 'ckpts_ICT.download', 'ict.palette', 'ict.device'):
+                 'mask.generate', 'ckpts_ICT.convert', 'ckpts_ICT.download', 'ict.palette',
+                 'ict.device.__main__'):
         with pytest.raises(UserError, match='seen'):
             importlib.import_module(name).main([])
     assert len(seen) == 10
@@ -311,7 +315,6 @@ def test_keep_size_keeps_known_pixels_bit_for_bit(tiny, folders, tmp_path, mode)
         before = np.asarray(Image.open(place['images'] / f'p{i}.png'))
         after = np.asarray(Image.open(tmp_path / 'out' / f'p{i}_0.png'))
         assert after.dtype == before.dtype and after.shape == before.shape
-        from ict import geometry, masks
         grey = masks.load(place['masks'] / f'p{i}.png')
         _, hole = geometry.hole_in(grey, *before.shape[:2], 'resize')
         np.testing.assert_array_equal(after[~hole], before[~hole])
@@ -396,4 +399,4 @@ def test_palette_command_fits_ones_own_images(folders, tmp_path):
     done = module('ict.palette', '--data_path', folders['images'], '--save_path', tmp_path / 'k.npy', '--colours',
                    16, '--prior_size', 16)
     assert done.returncode == 0, done.stderr
-    assert palette.load(tmp_path / 'k.npy').shape == (16, 3)
+    assert codebook.load(tmp_path / 'k.npy').shape == (16, 3)

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from ckpts_ICT import convert
-from Guided_Upsample.models import architecture as generators
+from Guided_Upsample.models import config as generators
 from Guided_Upsample.models import vgg_file
 from Guided_Upsample.models.networks import Discriminator, Generator
 from ict import checkpoint
 from ict.errors import UserError
 from tests.conftest import command, made_up, names, parity
 from Transformer import infer as stage_1
-from Transformer.models import architecture as transformers
+from Transformer.models import config as transformers
 from Transformer.models import predict
 
 TOLERANCE = 2e-4
@@ -119,7 +119,8 @@ def test_a_pytorch_transformer_gives_pytorchs_logits_without_a_flag(pth, tmp_pat
     out = tmp_path / 'out.ckpt'
     assert run(pth(content), out, '--n_head', 4, '--kmeans', kmeans, *(['--GELU_2'] if gelu_2 else [])) == 0
     found = checkpoint.read(out)
-    assert found.record['architecture'] == {'n_layer': 3, 'n_embd': 48, 'n_head': 4, 'prior_size': 8, 'vocab_size': 64,
+    assert found.metadata['architecture'] == {'n_layer': 3, 'n_embd': 48, 'n_head': 4, 'prior_size': 8,
+                                              'vocab_size': 64,
                                             'GELU_2': gelu_2, 'gelu': 'tanh' if gelu_2 else 'erf'}
     np.testing.assert_array_equal(found.palette, colours[:64])
     np.testing.assert_allclose(logits_of(out, arrays), arrays['logits'], atol=TOLERANCE)
@@ -245,7 +246,7 @@ def test_a_published_transformer_is_stamped_with_its_row_and_palette(tiny, tmp_p
     found = checkpoint.read(out)
     assert stage_1.palette_of(found, '', 512) is found.palette
     np.testing.assert_array_equal(found.palette, colours)
-    assert found.record == {'network': 'Transformer', 'architecture': {
+    assert found.metadata == {'network': 'Transformer', 'architecture': {
         'n_layer': 2, 'n_embd': 16, 'n_head': 2, 'prior_size': 8, 'vocab_size': 512, 'GELU_2': True, 'gelu': 'tanh'}}
     assert found.entries.keys() == before.entries.keys()
     for name in before.entries:
@@ -256,7 +257,7 @@ def test_a_published_transformer_is_stamped_with_its_row_and_palette(tiny, tmp_p
 
 def test_the_repositorys_own_palette_is_refused_for_published_weights(tiny, tmp_path, published_row, monkeypatch):
     """It lies where one who is told to give kmeans_centers.npy finds it, and its colours are others."""
-    monkeypatch.setattr(convert.palette, 'REPOSITORY_PALETTE', tiny['kmeans'])
+    monkeypatch.setattr(convert.codebook, 'REPOSITORY_PALETTE', tiny['kmeans'])
     with pytest.raises(UserError, match=r"this repository's own palette.*raywzy/ICT"):
         run(tiny['published'], tmp_path / 'out.ckpt', '--kmeans', tiny['kmeans'])
     assert not (tmp_path / 'out.ckpt').exists()
@@ -285,15 +286,15 @@ def test_nothing_about_a_transformer_is_guessed(tiny, tmp_path, published_row, m
 
 def test_our_record_is_kept_and_a_flag_or_palette_that_contradicts_it_is_refused(tiny, tmp_path):
     colours = checkpoint.read(tiny['transformer']).palette
-    known = {**checkpoint.read(tiny['transformer']).record, 'step': 7, 'settings': {'seed': 1}}
+    known = {**checkpoint.read(tiny['transformer']).metadata, 'step': 7, 'settings': {'seed': 1}}
     source, out = tmp_path / 'in.ckpt', tmp_path / 'out.ckpt'
     opened = checkpoint.read(tiny['transformer'])
     checkpoint.write(source, {name: opened.array(name) for name in opened.entries}, known, colours)
     assert run(source, out, '--top_k', 20) == 0
-    assert checkpoint.read(out).record == {**known, 'sampling': {'top_k': 20}}
+    assert checkpoint.read(out).metadata == {**known, 'sampling': {'top_k': 20}}
     assert run(out, out, '--temperature', 0.8) == 0
     found = checkpoint.read(out)
-    assert found.record == {**known, 'sampling': {'top_k': 20, 'temperature': 0.8}}
+    assert found.metadata == {**known, 'sampling': {'top_k': 20, 'temperature': 0.8}}
     args = stage_1.arguments(['--ckpt_path', str(out), '--image_url', 'a', '--mask_url', 'b'])
     settings = stage_1.settings_of(args, found)
     assert (settings.top_k, settings.temperature) == (20, 0.8)
@@ -324,7 +325,7 @@ def test_a_value_beyond_float16_is_refused_and_the_old_file_is_whole(tiny, tmp_p
     weights = {name: opened.array(name).copy() for name in opened.entries}
     weights['decoder.5.bias'][0] = 1e5
     path = tmp_path / 'gen.ckpt'
-    checkpoint.write(path, weights, opened.record)
+    checkpoint.write(path, weights, opened.metadata)
     before = path.read_bytes()
     with pytest.raises(UserError, match=r'--float16.*decoder\.5\.bias'):
         run(path, path, '--float16')
@@ -337,7 +338,7 @@ def test_a_generator_without_record_gets_a_padding_only_when_it_is_told(tiny, tm
     ms.save_checkpoint([{'name': n, 'data': ms.Tensor(opened.array(n))} for n in opened.entries], str(source))
     assert run(source, tmp_path / 'plain.ckpt', '--kmeans', tiny['kmeans']) == 0
     plain = checkpoint.read(tmp_path / 'plain.ckpt')
-    assert plain.record == {'network': 'Generator', 'architecture': {'residual_blocks': 1, 'base_channels': 4}}
+    assert plain.metadata == {'network': 'Generator', 'architecture': {'residual_blocks': 1, 'base_channels': 4}}
     np.testing.assert_array_equal(plain.palette, colours)
     assert generators.of(plain, 'reflect').padding == 'reflect'
     assert run(source, tmp_path / 'told.ckpt', '--padding', 'reflect') == 0

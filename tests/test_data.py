@@ -11,9 +11,11 @@ from PIL import Image
 
 from Guided_Upsample.datasets import dataset as stage_2
 from Guided_Upsample.datasets.degradation import degrade
-from ict import geometry, images, masks, metrics, pairs, palette
+from ict import palette
+from ict.data import codebook, geometry, images, masks, pairs
 from ict.errors import UserError
-from ict.training import Order
+from ict.runs import metrics
+from ict.training.epoch_sampler import EpochSampler
 from tests.conftest import parity, photograph
 from Transformer.datasets import dataset as stage_1
 
@@ -30,13 +32,13 @@ def test_nearest_colours_are_those_of_a_full_search_also_when_they_tie(n):
     pixels = rng.integers(0, 256, (300, 3), dtype=np.uint8)
     distance = ((pixels[:, None] - 127.5 * (centres + 1.0)) ** 2).sum(-1)
     expected = [sorted(range(len(centres)), key=lambda c: (row[c], c))[:n] for row in distance]
-    np.testing.assert_array_equal(palette.neighbours(pixels, centres, n), expected)
+    np.testing.assert_array_equal(codebook.neighbours(pixels, centres, n), expected)
 
 
 def test_published_mode_of_stage_1_equals_the_published_tokens_and_mask(data):
     size = int(data['prior_size'])
     small, hole = stage_1.published_view(data['image'], data['mask'], 'published', size)
-    np.testing.assert_array_equal(palette.Quantiser(data['palette'])(small).reshape(-1), data['tokens'])
+    np.testing.assert_array_equal(codebook.Tokenizer(data['palette'])(small).reshape(-1), data['tokens'])
     np.testing.assert_array_equal(hole, data['token_mask'])
 
 
@@ -44,7 +46,7 @@ def test_published_mode_of_stage_2_equals_the_published_arrays(data):
     image, hole = stage_2.published_view(data['image'], data['mask'], 'published', 256)
     np.testing.assert_array_equal(image, data['infer_image'])
     np.testing.assert_array_equal(hole * np.uint8(255), data['infer_mask'])
-    prior = palette.levels(data['palette'])[data['tokens']].reshape(32, 32, 3)
+    prior = codebook.to_rgb(data['palette'])[data['tokens']].reshape(32, 32, 3)
     np.testing.assert_array_equal(images.bicubic(prior, 256, 256), data['infer_prior'])
 
 
@@ -55,10 +57,10 @@ def test_degradations_equal_the_published(data, bilinear, wanted):
 
 
 def test_degradation_of_degree_n_uses_the_n_nearest_colours_only(data):
-    levels, degree = palette.levels(data['palette']), 3
+    levels, degree = codebook.to_rgb(data['palette']), 3
     prior = degrade(data['image'], data['palette'], 32, True, degree, np.random.default_rng(0)).reshape(-1, 3)
     small = images.shrink(data['image'], 32).reshape(-1, 3)
-    near = palette.neighbours(small, data['palette'], degree)
+    near = codebook.neighbours(small, data['palette'], degree)
     assert all((prior[i] == levels[near[i]]).all(-1).any() for i in range(len(prior)))
     assert len({int(np.flatnonzero((prior[i] == levels[near[i]]).all(-1))[0]) for i in range(len(prior))}) == degree
 
@@ -85,15 +87,15 @@ def test_metrics_of_equal_pictures():
 def test_quantiser_is_exact_and_ties_go_to_the_lowest_index(colours, coarse):
     centres = np.round(colours * 4) / 4 if coarse else colours  # coarse: many equal colours, so many ties
     pixels = np.random.default_rng(0).integers(0, 256, (4000, 3), dtype=np.uint8)
-    k = palette.levels(centres).astype(np.int64)
+    k = codebook.to_rgb(centres).astype(np.int64)
     wanted = ((pixels[:, None].astype(np.int64) - k) ** 2).sum(-1).argmin(1)
-    np.testing.assert_array_equal(palette.Quantiser(centres)(pixels), wanted)
+    np.testing.assert_array_equal(codebook.Tokenizer(centres)(pixels), wanted)
 
 
 def test_quantiser_is_fast(colours):
     small = np.stack([images.shrink(photograph(i, 64, 64), 32) for i in range(40)])
     many = np.concatenate([small] * 50)
-    quantise = palette.Quantiser(colours)
+    quantise = codebook.Tokenizer(colours)
     started = time.process_time()
     quantise(many)
     assert len(many) / (time.process_time() - started) > 2000  # images of 32 x 32 a second of processor time
@@ -101,7 +103,7 @@ def test_quantiser_is_fast(colours):
 
 def test_palette_levels_round_as_the_spec_says():
     centres = np.array([[-1, 0, 1], [0.5, -0.003, 0.9999]], np.float32)
-    np.testing.assert_array_equal(palette.levels(centres), np.rint(127.5 * (centres.astype(np.float64) + 1)))
+    np.testing.assert_array_equal(codebook.to_rgb(centres), np.rint(127.5 * (centres.astype(np.float64) + 1)))
 
 
 def test_kmeans_finds_the_colours_that_are_there_and_is_repeatable():
@@ -109,15 +111,15 @@ def test_kmeans_finds_the_colours_that_are_there_and_is_repeatable():
     pixels = np.repeat(true, 500, 0) + np.random.default_rng(0).integers(-3, 4, (2000, 3))
     fitted = palette.fit(pixels.astype(np.uint8), 4, seed=1)
     assert fitted.dtype == np.float32 and np.abs(fitted).max() <= 1
-    found = palette.levels(fitted).astype(int)
+    found = codebook.to_rgb(fitted).astype(int)
     assert all(np.abs(found - colour).max(1).min() <= 1 for colour in true)
     np.testing.assert_array_equal(fitted, palette.fit(pixels.astype(np.uint8), 4, seed=1))
 
 
 def test_the_bundled_palette_is_a_palette():
-    centres = palette.load(palette.REPOSITORY_PALETTE)
+    centres = codebook.load(codebook.REPOSITORY_PALETTE)
     assert centres.shape == (512, 3) and centres.dtype == np.float32
-    assert len(np.unique(palette.levels(centres), axis=0)) > 500
+    assert len(np.unique(codebook.to_rgb(centres), axis=0)) > 500
 
 
 # ---------------------------------------------------------------- sealed geometry
@@ -243,8 +245,8 @@ def test_training_examples_of_stage_2_keep_image_mask_and_prior_together(slope, 
 
 def test_training_crops_of_both_stages_are_squares_of_the_sides_asked_for(slope, colours):
     free = stage_2.Source(slope['image'], stage_2.BLOCK, None, None, None, colours, 64, 8, 1, False)
-    batches = stage_1.TrainingBatches(slope['image'], slope['mask'], palette.Quantiser(colours), 32,
-                                      Order(1, 1, 0), 0.5)
+    batches = stage_1.TrainingBatches(slope['image'], slope['mask'], codebook.Tokenizer(colours), 32,
+                                      EpochSampler(1, 1, 0), 0.5)
     spans: dict[str, list[tuple[float, float]]] = {'1': [], '2': []}
     flips: dict[str, list[bool]] = {'1': [], '2': []}
     for step in range(40):
@@ -252,7 +254,7 @@ def test_training_crops_of_both_stages_are_squares_of_the_sides_asked_for(slope,
         (tokens, hole), _ = batches(step)
         assert np.abs(prior.astype(int) - image).mean() < 25  # the same crop, in palette colours
         np.testing.assert_array_equal(hole.reshape(32, 32), np.arange(32)[None] * np.ones((32, 1)) >= 20)
-        for name, pixels in (('1', palette.levels(colours)[tokens[0]].reshape(32, 32, 3)), ('2', image)):
+        for name, pixels in (('1', codebook.to_rgb(colours)[tokens[0]].reshape(32, 32, 3)), ('2', image)):
             pixels = pixels.astype(float)
             spans[name].append((np.ptp(pixels[..., 0].mean(0)) * 95, np.ptp(pixels[..., 1].mean(1)) * 63))
             flips[name].append(pixels[:, 0, 0].mean() > pixels[:, -1, 0].mean())

@@ -111,8 +111,8 @@ def test_sigterm_to_one_rank_saves_and_ends_all(pictures, tiny, tmp_path):  # no
         launched.wait(60)
     finally:
         launched.kill()
-    step = checkpoint.read(save / 'ImageNet_latest_state.ckpt').record['progress']['step']
-    assert 0 < step < steps and checkpoint.read(save / 'ImageNet_latest.ckpt').record['step'] == step
+    step = checkpoint.read(save / 'ImageNet_latest_state.ckpt').metadata['progress']['step']
+    assert 0 < step < steps and checkpoint.read(save / 'ImageNet_latest.ckpt').metadata['step'] == step
 
 
 def test_two_ranks_share_the_pictures_out_and_make_the_same_files(tiny, folders, tmp_path):

@@ -16,7 +16,7 @@ from ict import checkpoint
 from ict.errors import UserError
 from tests.conftest import command
 from Transformer import infer as stage_1
-from Transformer.models import architecture as transformers
+from Transformer.models import config as transformers
 
 TRANSFORMER = 'origin/Transformer/FFHQ.ckpt'
 GEN, DIS = (f'origin/Upsample/FFHQ/InpaintingModel_{part}.ckpt' for part in ('gen', 'dis'))
@@ -286,7 +286,7 @@ def test_a_model_comes_with_its_palette_and_then_needs_no_flag(model, tmp_path, 
     assert run(model, tmp_path, 'FFHQ') == 0
     found = checkpoint.read(tmp_path / TRANSFORMER)
     np.testing.assert_array_equal(stage_1.palette_of(found, '', 512), colours)
-    assert found.record['architecture']['n_head'] == 2 and found.record['architecture']['GELU_2'] is True
+    assert found.metadata['architecture']['n_head'] == 2 and found.metadata['architecture']['GELU_2'] is True
     original = checkpoint.read(tiny['published'])
     for name in original.entries:
         np.testing.assert_array_equal(found.array(name), original.array(name))

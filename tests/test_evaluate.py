@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ict import evaluate, geometry, images, inputs, process
+from ict import command, evaluate
+from ict.data import geometry, images
+from ict.data.images import load_rgb
 from ict.errors import UserError
-from ict.images import load_rgb
+from ict.runs import inputs
 
 ROOT = Path(__file__).resolve().parents[1]
 S = 40
@@ -317,7 +319,7 @@ def test_a_second_run_gives_the_same_files(folder):
 def test_a_failed_picture_is_listed_and_the_rest_scored_with_status_1(folder, capsys):
     tmp_path, fake = folder
     evaluate.main(argv_of(tmp_path))
-    fake.failing, fake.status = {'a'}, inputs.SOME_FAILED
+    fake.failing, fake.status = {'a'}, command.SOME_FAILED
     assert evaluate.main(argv_of(tmp_path)) == 1
     assert {picture for picture, _ in rows_of(tmp_path)} == {'deep/b', 'c'}
     assert '1 of 3 pictures failed' in capsys.readouterr().err
@@ -328,7 +330,7 @@ def test_a_failed_picture_is_listed_and_the_rest_scored_with_status_1(folder, ca
 
 def test_failures_that_run_py_alone_saw_are_status_1_too(folder):
     tmp_path, fake = folder
-    fake.status = inputs.SOME_FAILED
+    fake.status = command.SOME_FAILED
     assert evaluate.main(argv_of(tmp_path)) == 1
     assert {picture for picture, _ in rows_of(tmp_path)} == set(HOLE_ROWS)
 
@@ -406,10 +408,10 @@ def test_a_result_of_another_size_fails_its_picture(folder):
 def test_call_gives_the_exit_status_and_passes_sigterm_on(tmp_path, capsys):
     (tmp_path / 'seven.py').write_text('raise SystemExit(7)')
     (tmp_path / 'ends_us.py').write_text('import os, time\nwhile True:\n  os.kill(os.getppid(), 15); time.sleep(0.1)')
-    assert process.call(tmp_path / 'seven.py', []) == 7
+    assert command.call(tmp_path / 'seven.py', []) == 7
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
-        assert process.call(tmp_path / 'ends_us.py', []) == 128 + signal.SIGTERM
+        assert command.call(tmp_path / 'ends_us.py', []) == 128 + signal.SIGTERM
         assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
     finally:
         signal.signal(signal.SIGTERM, before)

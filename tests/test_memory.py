@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ict.data import images
 from tests.conftest import DEVICE, ROOT, photograph
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')]
@@ -65,8 +66,7 @@ LARGE = '''
 import json, os, sys, time
 import numpy as np
 from PIL import Image
-from Guided_Upsample.datasets import keep_size
-from ict import geometry, images, masks
+from Guided_Upsample.datasets import compositing
 from tests.test_memory import peak_of
 seconds, last = {}, time.perf_counter()
 def lap(name):
@@ -81,8 +81,8 @@ lap('stage 1')
 image, small_hole = geometry.sealed(picture.rgb, hole, 256, Image.BICUBIC)
 lap('stage 2')
 image = image / np.float32(255)
-completed = keep_size.blended(1 - image, image, small_hole)
-result = keep_size.at_own_size(picture.native, frame, hole, completed)
+completed = compositing.blended(1 - image, image, small_hole)
+result = compositing.at_own_size(picture.native, frame, hole, completed)
 lap('enlarge')
 images.write_png(sys.argv[3], result)
 lap('write')
@@ -94,7 +94,6 @@ print(json.dumps(seconds))
 
 @pytest.mark.parametrize('kind', [np.uint8, np.uint16])
 def test_fifty_megapixels(tmp_path, kind):
-    from ict import images
     height, width = 6000, 8300
     y, x = np.ogrid[0:height, 0:width]
     top = np.iinfo(kind).max

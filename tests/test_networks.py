@@ -8,14 +8,14 @@ from mindspore import ops
 
 from Guided_Upsample.models import loss
 from Guided_Upsample.models import networks as painters
-from Guided_Upsample.models.architecture import DISCRIMINATOR
-from Guided_Upsample.models.architecture import Architecture as Painter
+from Guided_Upsample.models.config import DISCRIMINATOR
+from Guided_Upsample.models.config import Architecture as Painter
 from Guided_Upsample.models.networks import Discriminator, Generator
 from Guided_Upsample.models.vgg import VGG19
-from ict import optimizers
+from ict.device import precision
 from tests.conftest import made_up, names, parity, set_weights
 from Transformer.models import predict
-from Transformer.models.architecture import Architecture
+from Transformer.models.config import Architecture
 from Transformer.models.networks import GPT, Attention, start_structured
 from Transformer.models.sampling import log_probability
 
@@ -197,7 +197,7 @@ def test_half_precision_inference_stays_near_the_published(level):
         assert logits.dtype == np.float32
         assert 0 < np.abs(logits - wanted).max() < HALF_LOGITS
     arrays = parity('upsample.npz')
-    net = optimizers.mixed_precision(upsampler(arrays, 'symmetric'), level)
+    net = precision.mixed_precision(upsampler(arrays, 'symmetric'), level)
     output = net(*[ms.Tensor(arrays[k]) for k in ('images', 'edges', 'masks')]).asnumpy()
     assert 0 < np.abs(output - arrays['output']).max() < HALF_PICTURES
 

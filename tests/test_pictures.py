@@ -16,9 +16,12 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
 
 from Guided_Upsample import infer as stage_2
-from Guided_Upsample.datasets import keep_size
-from ict import files, geometry, images, masks, pairs
-from ict.errors import UserError, one_line
+from Guided_Upsample.datasets import compositing
+from ict import errors, files
+from ict.command import run
+from ict.data import geometry, images, masks, pairs
+from ict.errors import UserError
+from ict.log import one_line
 from tests.conftest import DEVICE, files_of, photograph
 from Transformer import infer as stage_1
 
@@ -543,13 +546,12 @@ def test_a_result_never_replaces_an_input(tiny, tmp_path, monkeypatch):
 def test_a_full_disk_ends_the_run_with_one_line_and_a_name_that_cannot_be_written_does_not(monkeypatch, capsys):
     import errno
 
-    from ict import errors
     monkeypatch.setattr('sys.argv', ['x'])
     full = OSError(errno.ENOSPC, 'No space left on device')
 
     def main(_: list[str]) -> int:
         raise errors.not_written(Path('a.png'), full)
-    assert errors.run(main) == 2
+    assert run(main) == 2
     assert capsys.readouterr().err == ('error: nothing more can be written (No space left on device); finished files '
                                        'are whole, and the same command (a training: with --ckpt_path) '
                                        'continues once there is room\n')
@@ -576,7 +578,7 @@ def test_at_its_own_size_only_the_hole_changes(height, width, mask_height, mask_
     geometry.cut(changes, frame)[...] = hole
     assert not (geometry.reaches_out(grey, height, width, name) and name != 'crop')
     other = np.where(changes.reshape(changes.shape + (1,) * (native.ndim - 2)), other, native)
-    results = [keep_size.at_own_size(picture, frame, hole, painted) for picture in (native, other)]
+    results = [compositing.at_own_size(picture, frame, hole, painted) for picture in (native, other)]
     assert results[0].shape == native.shape and results[0].dtype == native.dtype
     np.testing.assert_array_equal(results[0][~changes], native[~changes])
     np.testing.assert_array_equal(*results)  # sealed: nothing that was under the mask is left
@@ -627,7 +629,7 @@ def test_blending_keeps_known_pixels_and_stays_in_range(seed, share, size):
     rng = np.random.default_rng(seed)
     image, painted = rng.random((2, size, size, 3), np.float32)
     hole = rng.random((size, size)) < share
-    result = keep_size.blended(painted, image, hole)
+    result = compositing.blended(painted, image, hole)
     assert result.shape == image.shape and result.min() >= 0 and result.max() <= 1
     np.testing.assert_array_equal(result[~hole], image[~hole])
 
@@ -648,9 +650,9 @@ def test_there_is_no_seam_where_the_hole_begins(offset, shape, everywhere):
     image = image / np.float32(255)
     true = images.bicubic(native, size, size) / np.float32(255)
     painted = np.clip(true + np.float32(offset) * (everywhere | small)[..., None], 0, 1)
-    result = keep_size.at_own_size(native, frame, full, keep_size.blended(painted, image, small)).astype(int)
+    result = compositing.at_own_size(native, frame, full, compositing.blended(painted, image, small)).astype(int)
     assert max(np.abs(np.diff(result, axis=axis)).max() for axis in (0, 1)) <= 2  # levels; the picture's own are 1
-    plain = keep_size.at_own_size(native, frame, full, np.where(small[..., None], painted, image)).astype(int)
+    plain = compositing.at_own_size(native, frame, full, np.where(small[..., None], painted, image)).astype(int)
     assert np.abs(np.diff(plain, axis=1)).max() > 60 * abs(offset)
 
 
@@ -659,7 +661,7 @@ def test_a_large_picture_is_read_and_blended():
     native = noise(0, 2000, 3000)
     hole = np.zeros((2000, 3000), bool)
     hole[300:1500, 1000:2500] = True
-    result = keep_size.at_own_size(native, geometry.whole(2000, 3000), hole, np.full((256, 256, 3), 0.5, np.float32))
+    result = compositing.at_own_size(native, geometry.whole(2000, 3000), hole, np.full((256, 256, 3), 0.5, np.float32))
     assert (result[hole] == 127).all()
     np.testing.assert_array_equal(result[~hole], native[~hole])
 

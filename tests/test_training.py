@@ -19,8 +19,10 @@ from PIL import Image
 
 from Guided_Upsample import infer as infer_2
 from Guided_Upsample import train as train_2
-from ict import checkpoint, images, optimizers, training
+from ict import checkpoint
+from ict.data import images
 from ict.errors import UserError
+from ict.training import checkpointer, epoch_sampler, loop, optimizers, schedule
 from tests.conftest import DEVICE, ROOT, command, files_of, made_up, parity, photograph, set_weights
 from Transformer import train as train_1
 from Transformer.models import networks
@@ -148,24 +150,25 @@ def test_mixed_precision_trains_near_float32_and_its_loss_scale_is_resumed(stage
 
 
 def test_schedules_by_hand():
-    warm = [training.lr_at(s, 1.0, 'constant', 4, 100) for s in range(6)]
+    warm = [schedule.lr_at(s, 1.0, 'constant', 4, 100) for s in range(6)]
     np.testing.assert_allclose(warm, [0.25, 0.5, 0.75, 1.0, 1.0, 1.0])
-    cosine = [training.lr_at(s, 2.0, 'cosine', 0, 4) for s in range(5)]
+    cosine = [schedule.lr_at(s, 2.0, 'cosine', 0, 4) for s in range(5)]
     half = math.cos(math.pi / 4)
     np.testing.assert_allclose(cosine, [2.0, 1 + half, 1.0, 1 - half, 0.0], atol=1e-12)
-    both = [training.lr_at(s, 1.0, 'cosine', 2, 6) for s in (0, 1, 2, 4, 6)]
+    both = [schedule.lr_at(s, 1.0, 'cosine', 2, 6) for s in (0, 1, 2, 4, 6)]
     np.testing.assert_allclose(both, [0.5, 1.0, 1.0, 0.5, 0.0], atol=1e-12)
 
 
 def test_order_is_a_permutation_every_epoch_and_the_same_for_any_ranks():
-    alone = training.Order(10, 4, seed=3)
+    alone = epoch_sampler.EpochSampler(10, 4, seed=3)
     seen = [n for step in range(alone.steps_per_epoch) for n, _, _ in alone.places(step)]
     assert len(seen) == 12 and set(seen) == set(range(10))  # filled up, since a network is compiled for four
-    assert training.Order(1281167, 32, 0).steps_per_epoch == 40037  # the published log's
+    assert epoch_sampler.EpochSampler(1281167, 32, 0).steps_per_epoch == 40037  # the published log's
     assert [n for n, _, _ in alone.places(0)] != [n for n, _, _ in alone.places(alone.steps_per_epoch)]
     for step in range(7):
         whole = [(n, p, rng.random()) for n, p, rng in alone.places(step)]
-        split = [(n, p, rng.random()) for r in range(2) for n, p, rng in training.Order(10, 2, 3, r, 2).places(step)]
+        split = [(n, p, rng.random()) for r in range(2)
+                 for n, p, rng in epoch_sampler.EpochSampler(10, 2, 3, r, 2).places(step)]
         assert whole == split
 
 
@@ -227,12 +230,12 @@ def test_stage_1_trains_logs_and_its_checkpoint_infers(pictures, tiny, tmp_path,
         if row['lr']:  # each row is the mean over the steps since the one before
             steps = range(done, int(row['step']))
             done = steps.stop
-            rates = [training.lr_at(i, 1e-2, 'cosine', 3, 12) for i in steps]
+            rates = [schedule.lr_at(i, 1e-2, 'cosine', 3, 12) for i in steps]
             assert float(row['lr']) == pytest.approx(np.mean(rates), rel=1e-4)
     assert done == 12
     assert images.load_rgb(tmp_path / 'a' / 'ImageNet_curves.png').shape[2] == 3
     best = checkpoint.read(tmp_path / 'a' / 'ImageNet_best.ckpt')
-    assert best.kind == 'Transformer' and best.record['step'] == 12 and best.palette is not None
+    assert best.kind == 'Transformer' and best.metadata['step'] == 12 and best.palette is not None
     from Transformer import infer
     (tmp_path / 'm').mkdir()
     Image.new('L', (20, 20), 255).save(tmp_path / 'm' / 'all.png')
@@ -265,7 +268,7 @@ def test_stage_2_trains_logs_scores_and_its_checkpoint_resumes_weights_only(pict
     assert train_2.main([*argv_2(pictures, masks, tmp_path / 'b', tiny['kmeans']), '--mode', '2', '--ckpt_path',
                          str(tmp_path / 'a')]) == 0
     assert 'PSNR: ' in capsys.readouterr().out
-    (tmp_path / 'a' / training.state_name(train_2.GEN)).unlink()
+    (tmp_path / 'a' / checkpointer.state_name(train_2.GEN)).unlink()
     assert train_2.main(argv_2(pictures, masks, tmp_path / 'c', tiny['kmeans'], '--ckpt_path', tmp_path / 'a',
                                '--max_iteration', 1)) == 0
     assert 'weights only, from step 0' in capsys.readouterr().err
@@ -298,7 +301,7 @@ def assert_same_but_previous_save(tmp_path: Path) -> None:
         assert one.entries.keys() == two.entries.keys()
         for tensor in one.entries:
             assert one.array(tensor).tobytes() == two.array(tensor).tobytes(), (name, tensor)
-        records = [dict(f.record) for f in (one, two)]
+        records = [dict(f.metadata) for f in (one, two)]
         for record in records:
             record.get('progress', {}).pop('previous_save', None)
         assert records[0] == records[1]
@@ -311,17 +314,17 @@ class stopping_after:  # noqa: N801
         self.steps = steps
 
     def __enter__(self) -> None:
-        count, limit, self.before = [0], self.steps, training._count
+        count, limit, self.before = [0], self.steps, loop._count
 
         def counting(*args) -> None:
             self.before(*args)
             count[0] += 1
             if count[0] == limit:
                 os.kill(os.getpid(), signal.SIGTERM)
-        training._count = counting
+        loop._count = counting
 
     def __exit__(self, *_: object) -> None:
-        training._count = self.before
+        loop._count = self.before
 
 
 @pytest.mark.parametrize('stage', [1, 2])
@@ -336,7 +339,7 @@ def test_kill_9_at_any_moment_leaves_whole_files_and_a_training_that_ends_the_sa
             return argv_1(pictures, save, tiny['kmeans'], '--max_steps', steps, *more)
         return argv_2(pictures, masks, save, tiny['kmeans'], '--max_iteration', steps, *more)
     save = tmp_path / 'parts'
-    state = save / training.state_name(name)
+    state = save / checkpointer.state_name(name)
     last = 0
     for i, extra in enumerate((0.05, 0.31)):
         child = subprocess.Popen([sys.executable, str(ROOT / script), *argv(
@@ -356,7 +359,7 @@ def test_kill_9_at_any_moment_leaves_whole_files_and_a_training_that_ends_the_sa
     assert main(argv(save, '--save_every', 1000, '--ckpt_path', save / weights)) == 0
     assert main(argv(tmp_path / 'whole', '--save_every', 1000)) == 0
     assert not list(save.glob('.part-*'))
-    one, two = (checkpoint.read(folder / training.state_name(name)) for folder in (tmp_path / 'whole', save))
+    one, two = (checkpoint.read(folder / checkpointer.state_name(name)) for folder in (tmp_path / 'whole', save))
     assert one.entries.keys() == two.entries.keys()
     for tensor in one.entries:
         assert one.array(tensor).tobytes() == two.array(tensor).tobytes(), tensor
@@ -371,12 +374,12 @@ def test_the_state_alone_continues_when_a_kill_came_before_the_weights_were_rena
         (save / 'ImageNet_latest.ckpt').unlink()
         assert train_1.main(argv_1(pictures, save, tiny['kmeans'], '--max_steps', 4, '--ckpt_path',
                                    save / 'ImageNet_latest.ckpt')) == 0
-        assert checkpoint.read(save / 'ImageNet_latest.ckpt').record['step'] == 4
+        assert checkpoint.read(save / 'ImageNet_latest.ckpt').metadata['step'] == 4
         return
     assert train_2.main(argv_2(pictures, masks, save, tiny['kmeans'], '--max_iteration', 3)) == 0
     (save / 'InpaintingModel_dis_latest.ckpt').unlink()
     assert train_2.main(argv_2(pictures, masks, save, tiny['kmeans'], '--max_iteration', 4, '--ckpt_path', save)) == 0
-    assert checkpoint.read(save / 'InpaintingModel_dis_latest.ckpt').record['step'] == 4
+    assert checkpoint.read(save / 'InpaintingModel_dis_latest.ckpt').metadata['step'] == 4
 
 
 def test_a_resume_and_scoring_need_no_architecture(pictures, masks, tiny, tmp_path, capsys):
@@ -394,7 +397,7 @@ def test_a_resume_and_scoring_need_no_architecture(pictures, masks, tiny, tmp_pa
     assert train_2.main(argv) == 0
     with pytest.raises(UserError, match='--residual_blocks 2 contradicts'):
         train_2.main([*argv, '--residual_blocks', '2'])
-    (two / training.state_name(train_2.GEN)).unlink()
+    (two / checkpointer.state_name(train_2.GEN)).unlink()
     (two / 'InpaintingModel_dis_latest.ckpt').unlink()  # scoring needs the generator alone, and no masks beside strokes
     (two / 'InpaintingModel_dis_best.ckpt').unlink()
     capsys.readouterr()
@@ -408,27 +411,27 @@ def test_what_decides_best_starts_anew_when_it_changes(pictures, tiny, tmp_path,
     assert train_1.main(argv_1(pictures, save, tiny['kmeans'], '--max_steps', 9, '--val_path', pictures, '--val_every',
                                3, '--ckpt_path', save / 'ImageNet_latest.ckpt')) == 0
     assert "'best' is now decided by 10 pictures" in capsys.readouterr().err
-    assert checkpoint.read(save / 'ImageNet_best.ckpt').record['step'] == 9
+    assert checkpoint.read(save / 'ImageNet_best.ckpt').metadata['step'] == 9
 
 
 def test_a_killed_worker_costs_nothing(pictures, tiny, tmp_path):
     import multiprocessing
     save = tmp_path / 'a'
-    real = training._count
+    real = loop._count
 
     def count(progress, *args) -> None:
         real(progress, *args)
         if progress.step == 5:
             for child in multiprocessing.active_children():
                 child.kill()
-    training._count = count
+    loop._count = count
     try:
         with pytest.raises(UserError, match='a data worker died'):
             train_1.main(argv_1(pictures, save, tiny['kmeans'], '--max_steps', 400, '--save_every', 300,
                                 '--num_workers', 1))
     finally:
-        training._count = real
-    assert checkpoint.read(save / 'ImageNet_latest.ckpt').record['step'] >= 5
+        loop._count = real
+    assert checkpoint.read(save / 'ImageNet_latest.ckpt').metadata['step'] >= 5
 
 
 def test_the_save_place_is_no_training_data(pictures, masks, tiny, tmp_path):
@@ -436,8 +439,8 @@ def test_the_save_place_is_no_training_data(pictures, masks, tiny, tmp_path):
     for more in ((), ('--ckpt_path', runs, '--max_iteration', 4)):  # the second time there are curves and samples
         assert train_2.main(argv_2(pictures, masks, runs, tiny['kmeans'], '--max_iteration', 2, '--val_path', pictures,
                                    '--val_every', 1, *more)) == 0
-    state = checkpoint.read(pictures / 'runs' / training.state_name(train_2.GEN))
-    assert state.record['settings']['pictures'] == 10
+    state = checkpoint.read(pictures / 'runs' / checkpointer.state_name(train_2.GEN))
+    assert state.metadata['settings']['pictures'] == 10
 
 
 @pytest.mark.parametrize('stage', [1, 2])
@@ -475,7 +478,7 @@ def test_scoring_takes_the_weights_that_inference_takes(pictures, masks, tiny, t
 
 def test_an_unreadable_held_back_picture_is_named_before_the_training_begins(pictures, masks, tiny, tmp_path,
                                                                              monkeypatch):
-    monkeypatch.setattr(train_2.device, 'start', lambda *_: pytest.fail('begun'))
+    monkeypatch.setattr(train_2.runtime, 'start', lambda *_: pytest.fail('begun'))
     held = tmp_path / 'held'
     held.mkdir()
     (held / 'bad.png').write_bytes(b'no')
@@ -516,7 +519,7 @@ def test_zero_betas_and_another_precision_on_a_resume_work(pictures, tiny, tmp_p
 
 def _step(state: Path) -> int:
     try:
-        return checkpoint.read(state).record['progress']['step']
+        return checkpoint.read(state).metadata['progress']['step']
     except UserError:
         return -1
 
@@ -565,7 +568,7 @@ def test_a_state_of_other_weights_is_refused(pictures, tiny, tmp_path):
     assert train_1.main(argv_1(pictures, save, tiny['kmeans'], '--max_steps', 6)) == 0
     found = checkpoint.read(save / 'ImageNet_latest.ckpt')
     checkpoint.write(save / 'ImageNet_latest.ckpt', {n: found.array(n) for n in found.entries},
-                     {**found.record, 'step': 99}, found.palette)
+                     {**found.metadata, 'step': 99}, found.palette)
     with pytest.raises(UserError, match=r'is of step 6, ImageNet_latest\.ckpt of step 99'):
         train_1.main(argv_1(pictures, save, tiny['kmeans'], '--max_steps', 9, '--ckpt_path',
                             save / 'ImageNet_latest.ckpt'))
@@ -626,7 +629,7 @@ def test_priors_are_those_of_the_pictures_and_masks_and_each_validation_has_its_
         assert train_2.main(argv_2(pictures, masks, tmp_path / str(seed), tiny['kmeans'], *own,
                                    masks / '00000.png')) == 0
         deciders.append(checkpoint.read(tmp_path / str(seed) / 'InpaintingModel_gen_latest_state.ckpt')
-                        .record['progress']['best_by'])
+                        .metadata['progress']['best_by'])
     assert deciders[0] != deciders[1]
     prior.unlink()
     with pytest.raises(UserError, match='has no prior of'):
@@ -730,14 +733,14 @@ def test_stage_2_has_stage_1s_schedule_and_clipping_and_weighs_the_rim(pictures,
         return log_without_seconds(tmp_path / name)
     plain = log('plain')
     rates = [float(row['lr']) for row in log('cosine', '--lr_schedule', 'cosine', '--warmup_steps', 2)]
-    assert rates == [pytest.approx(training.lr_at(step, 1e-3, 'cosine', 2, 6), rel=1e-5) for step in range(6)]
+    assert rates == [pytest.approx(schedule.lr_at(step, 1e-3, 'cosine', 2, 6), rel=1e-5) for step in range(6)]
     weighed = log('rim', '--rim_weight', 4)
     assert float(weighed[0]['l1']) > 1.2 * float(plain[0]['l1']) and weighed[0]['mae'] == plain[0]['mae']
     clipped = log('clipped', '--clip_norm', 1e-6, '--beta1', 0, '--beta2', 0)
     loose = log('loose', '--clip_norm', 1e6, '--beta1', 0, '--beta2', 0)
     assert clipped[0]['l1'] == loose[0]['l1'] and clipped[-1]['l1'] != loose[-1]['l1']
     for name in ('gen', 'dis'):
-        state = checkpoint.read(tmp_path / 'clipped' / training.state_name(train_2.GEN))
+        state = checkpoint.read(tmp_path / 'clipped' / checkpointer.state_name(train_2.GEN))
         moments = [state.array(k) for k in state.entries if k.startswith(f'InpaintingModel_{name}/moments/moment1.')]
         norm = math.sqrt(sum(float((m.astype(np.float64) ** 2).sum()) for m in moments))
         assert norm == pytest.approx(1e-6, rel=1e-2)

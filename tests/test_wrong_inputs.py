@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ict import checkpoint, device, errors
+from ict import checkpoint
+from ict.command import run
+from ict.device import gpu
 from tests.conftest import DEVICE, command, files_of, photograph
 
 STAGES = {'1': 'Transformer.infer', '2': 'Guided_Upsample.infer', 'run': 'run', 'train 1': 'Transformer.train',
@@ -238,14 +240,14 @@ def merged(good: str, change: str, place: dict[str, str]) -> list[str]:
 @pytest.mark.parametrize(('name', 'change', 'says'), TABLE, ids=[f'{n} {c}' for n, c, _ in TABLE])
 def test_wrong_input(place, monkeypatch, capfd, name, change, says):
     monkeypatch.delenv('RANK_ID', raising=False)
-    if change == '--device_target GPU' and not device.this_machine().problems(0):
+    if change == '--device_target GPU' and not gpu.this_machine().problems(0):
         pytest.skip('there is a GPU')
     argv = merged(GOOD[name], change, place)
     module = importlib.import_module(STAGES[name])
     monkeypatch.setattr(sys, 'argv', [name, *argv])
     monkeypatch.chdir(place['tmp'])
     before = files_of(Path(place['tmp']))
-    status = errors.run(module.main)
+    status = run(module.main)
     said = capfd.readouterr().err
     if says is None:
         assert status == 0, said
@@ -292,13 +294,13 @@ def test_too_little_memory_is_one_line(error, monkeypatch, capsys):
     def main(argv):
         raise error
 
-    assert errors.run(main) == 2
+    assert run(main) == 2
     said = capsys.readouterr().err
     assert said.count('\n') == 1 and '--batch_size' in said and 'Traceback' not in said
 
 
 def test_a_bug_keeps_its_traceback_and_is_told_from_some_failed_pictures(monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', ['x'])
-    assert errors.run(lambda argv: 1 / 0) not in (0, 1, 2)
+    assert run(lambda argv: 1 / 0) not in (0, 1, 2)
     said = capsys.readouterr().err
     assert 'Traceback' in said and 'ZeroDivisionError' in said

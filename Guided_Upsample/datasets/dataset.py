@@ -9,10 +9,11 @@ import numpy as np
 from PIL import Image
 
 from Guided_Upsample.datasets.degradation import degrade
-from ict import geometry, images, masks
+from ict.data import geometry, images, masks
+from ict.data.pairs import Listing
 from ict.errors import UserError
-from ict.pairs import Listing
-from ict.training import Order, read_or_replace
+from ict.training.epoch_sampler import EpochSampler
+from ict.training.loader import read_or_replace
 
 _RIM = 2.5  # pixels over which a rim's weight falls to a third
 STROKES, BLOCK, RANDOM_FILE, PAIRED_FILE = 0, 1, 2, 3  # --mask_type; strokes are for validation without masks
@@ -103,7 +104,7 @@ class TrainingBatches:
     """Batches of stage 2: images (B, S, S, 3) uint8, priors (B, S, S, 3) uint8, holes (B, S, S) bool."""
 
     source: Source
-    order: Order
+    order: EpochSampler
     crop_scale: float
 
     def __call__(self, step: int) -> tuple[tuple[np.ndarray, ...], list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from ict import images, palette
+from ict.data import codebook, images
 
 
 def degrade(rgb: np.ndarray, centres: np.ndarray, prior_size: int, bilinear: bool, random_degree: int,
@@ -19,6 +19,6 @@ def degrade(rgb: np.ndarray, centres: np.ndarray, prior_size: int, bilinear: boo
         small = images.shrink(rgb, prior_size)
     else:
         small = cv2.resize(rgb, (prior_size, prior_size), interpolation=cv2.INTER_AREA)
-    near = palette.neighbours(small, centres, random_degree)  # (P * P, n)
+    near = codebook.neighbours(small, centres, random_degree)  # (P * P, n)
     chosen = near[np.arange(len(near)), rng.integers(near.shape[1], size=len(near))]
-    return palette.levels(centres)[chosen].reshape(prior_size, prior_size, 3)
+    return codebook.to_rgb(centres)[chosen].reshape(prior_size, prior_size, 3)

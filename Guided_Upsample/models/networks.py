@@ -10,7 +10,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
-from Guided_Upsample.models.architecture import STRUCTURED_CHANNELS
+from Guided_Upsample.models.config import STRUCTURED_CHANNELS
 from ict.initializers import Normal
 
 LEAKY_SLOPE = 0.2

@@ -10,7 +10,8 @@ from mindspore import ops
 from Guided_Upsample.models import loss
 from Guided_Upsample.models.networks import Discriminator, Generator
 from Guided_Upsample.models.vgg import VGG19
-from ict import optimizers
+from ict.device import precision
+from ict.training import optimizers
 
 
 def _none(name: str) -> bool:
@@ -46,8 +47,8 @@ class TrainStep:
                 block.recompute()
         generator.set_train(True)
         discriminator.set_train(True)
-        painter = optimizers.mixed_precision(generator, recipe.amp_level)
-        judge = optimizers.mixed_precision(discriminator, recipe.amp_level)
+        painter = precision.mixed_precision(generator, recipe.amp_level)
+        judge = precision.mixed_precision(discriminator, recipe.amp_level)
         self.scaler = optimizers.loss_scaler(recipe.amp_level)
         scaler = self.scaler
         betas = recipe.beta1, recipe.beta2

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from ict import geometry, images, masks
-from ict.pairs import Listing
-from ict.palette import Quantiser
-from ict.training import Order, read_or_replace
+from ict.data import geometry, images, masks
+from ict.data.codebook import Tokenizer
+from ict.data.pairs import Listing
+from ict.training.epoch_sampler import EpochSampler
+from ict.training.loader import read_or_replace
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,9 @@ class TrainingBatches:
 
     pictures: Listing
     mask_files: Listing | None
-    quantise: Quantiser
+    quantise: Tokenizer
     prior_size: int
-    order: Order
+    order: EpochSampler
     crop_scale: float
 
     def __call__(self, step: int) -> tuple[tuple[np.ndarray, ...], list[str]]:
@@ -55,7 +56,7 @@ class TrainingBatches:
 
 
 def validation_set(pictures: Listing, mask_files: Listing | None, mask_numbers: list[int] | None,
-                   quantise: Quantiser, prior_size: int) -> tuple[np.ndarray, np.ndarray]:
+                   quantise: Tokenizer, prior_size: int) -> tuple[np.ndarray, np.ndarray]:
     """tokens (N, T) int32 and masks (N, T) float32 of held-back pictures, always the same.
 
     Each picture's middle square; its own mask, or strokes that depend on its place in the list alone.

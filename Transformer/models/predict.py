@@ -5,9 +5,9 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
-from ict import checkpoint as checkpoints
-from ict import optimizers
-from Transformer.models.architecture import Architecture
+from ict import checkpoint
+from ict.device import precision
+from Transformer.models.config import Architecture
 from Transformer.models.networks import GPT
 
 
@@ -33,17 +33,17 @@ class _LogitsAfter(nn.Cell):
         return self.net.logits_after(idx, masks, where, slots, self.keys, self.values, self.n_read)
 
 
-def load(found: checkpoints.Checkpoint, shape: Architecture) -> GPT:
+def load(found: checkpoint.Checkpoint, shape: Architecture) -> GPT:
     """The network with a checkpoint's weights; they are in memory once.
 
     Raises:
         UserError: a tensor is missing, left over, or of another shape.
     """
-    checkpoints.check(found, shape.shapes())
+    checkpoint.check(found, shape.shapes())
     with nn.utils.no_init_parameters():
         net = GPT(shape.vocab_size, shape.n_embd, shape.n_layer, shape.n_head, shape.prior_size ** 2, shape.GELU_2,
                   gelu=shape.gelu)
-    checkpoints.load_into(net, found)
+    checkpoint.load_into(net, found)
     net.set_train(False)
     return net
 
@@ -61,7 +61,7 @@ class Predictor:
         self.rows, self.positions = rows, positions
         attention = net.blocks[0].attn
         self.n_layer, self.n_head, self.head_dim = net.n_layer, attention.n_head, attention.head_dim
-        self.net = optimizers.mixed_precision(net, amp_level)  # changes ``net`` itself, and may wrap it
+        self.net = precision.mixed_precision(net, amp_level)  # changes ``net`` itself, and may wrap it
         self.plain = net
         self.reader = _LogitsAt(net)
         self.reader.set_train(False)

@@ -8,7 +8,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import ops
 
-from ict import optimizers
+from ict.device import precision
+from ict.training import optimizers
 from Transformer.models.loss import masked_cross_entropy
 from Transformer.models.networks import GPT
 
@@ -41,7 +42,7 @@ class TrainStep:
             for block in net.blocks:
                 block.recompute()
         net.set_train(True)
-        self.net = optimizers.mixed_precision(net, recipe.amp_level)
+        self.net = precision.mixed_precision(net, recipe.amp_level)
         self.scaler = optimizers.loss_scaler(recipe.amp_level)
         self.optimizer = optimizers.adam(net, recipe.learning_rate, recipe.beta1, recipe.beta2)
         update = optimizers.Update(self.optimizer, recipe.clip_norm, recipe.weight_decay, is_decayed,

@@ -6,8 +6,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ict import images
-from ict.geometry import HOLE_LEVEL
+from ict.data import images
+from ict.data.geometry import HOLE_LEVEL
 
 # The published free-form strokes (Yu et al., "Free-Form Image Inpainting with Gated Convolution", algorithm 1).
 STROKE_CANVAS = 256

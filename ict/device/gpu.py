@@ -1,16 +1,13 @@
-"""Where MindSpore runs: what this machine has, the choice between GPU and CPU.
-
-``python -m ict.device`` says what this machine can use and why not; ``--try`` also computes something there.
+"""Finding what MindSpore needs for an NVIDIA GPU: driver, cards, libraries, its own plugin.
 
 MindSpore's wheels carry GPU plugins but not NVIDIA's libraries. ``ict/requirements-gpu.txt`` installs these as wheels;
-``start`` loads them into the process before MindSpore is imported, so that the plugin finds them by name and neither
-LD_LIBRARY_PATH nor a second start of the process is needed.
+``gpu_libraries`` loads them into the process before MindSpore is imported, so that the plugin finds them by name and
+neither LD_LIBRARY_PATH nor a second start of the process is needed.
 """
 from __future__ import annotations
 
 import ctypes
 import functools
-import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -19,14 +16,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ict import parallel
-from ict.errors import UserError, note
-from ict.options import require
+from ict.errors import require
 
 # What `readelf -d libmindspore_gpu.so.11.6` of MindSpore 2.8.0 asks for, in an order in which each finds what it needs
 # itself, and the wheel that has it. libz is not NVIDIA's: cuDNN loads it at the first convolution.
@@ -52,11 +47,7 @@ INSTALL_LIBRARIES = 'pip install -r ict/requirements-gpu.txt'
 INSTALL_MINDSPORE = 'pip install -r requirements.txt, on Linux on x86-64'
 SAYS_MORE = 'python -m ict.device says more'
 ANSWER_SECONDS = 60.0  # a sleeping card takes a few
-ROOT = Path(__file__).resolve().parents[1]
-_started: list[Any] = []
-
-
-# ---------------------------------------------------------------- what this machine has
+ROOT = Path(__file__).resolve().parents[2]
 
 class Card(NamedTuple):
     """A GPU by its name and compute capability."""
@@ -116,15 +107,15 @@ class Machine:
             yield Problem(f'the NVIDIA driver finds no GPU ({self.fault})',
                           'nvidia-smi must list the card, and CUDA_VISIBLE_DEVICES must not hide it')
         elif self.cuda < OLDEST_DRIVER_CUDA or (self.driver and _numbers(self.driver) < _numbers(OLDEST_DRIVER)):
-            yield Problem(f'the NVIDIA driver {self.driver or "for CUDA " + _dotted(self.cuda)} is too old', install)
+            yield Problem(f'the NVIDIA driver {self.driver or "for CUDA " + dotted(self.cuda)} is too old', install)
 
     def _without_card(self, device_id: int) -> Iterator[Problem]:
         if self.cards and device_id >= len(self.cards):
             yield Problem(f'there is no GPU {device_id}', f'--device_id goes from 0 to {len(self.cards) - 1}')
         elif self.cards and self.cards[device_id].capability < OLDEST_CARD:
             card = self.cards[device_id]
-            yield Problem(f'GPU {device_id} ({card.name}, compute capability {_dotted(card.capability)}) is too old',
-                          f'MindSpore needs {_dotted(OLDEST_CARD)} or later')
+            yield Problem(f'GPU {device_id} ({card.name}, compute capability {dotted(card.capability)}) is too old',
+                          f'MindSpore needs {dotted(OLDEST_CARD)} or later')
 
     def _without_libraries(self) -> Iterator[Problem]:
         missing = [name for name in NEEDED if not self.libraries.get(name)]
@@ -136,11 +127,11 @@ class Machine:
             yield Problem(f'{ZLIB} not found', "install zlib from the system's packages (zlib1g)")
         for name, has, oldest in (('CUDA runtime', self.runtime, OLDEST_RUNTIME), ('cuDNN', self.cudnn, OLDEST_CUDNN)):
             if has is not None and has < oldest:
-                yield Problem(f'{name} {_dotted(has)} is too old ({_dotted(oldest)} or later is needed)',
+                yield Problem(f'{name} {dotted(has)} is too old ({dotted(oldest)} or later is needed)',
                               INSTALL_LIBRARIES)
 
 
-def _dotted(version: Sequence[int]) -> str:
+def dotted(version: Sequence[int]) -> str:
     return '.'.join(map(str, version))
 
 
@@ -281,80 +272,6 @@ def _card(driver: Any, i: int) -> Card:
     return Card(name.value.decode(errors='replace'), (major.value, minor.value))
 
 
-def ascend_problems(devices: Path = Path('/dev')) -> list[Problem]:
-    """Why there is no Ascend here; empty when there is one."""
-    problems = []
-    if not any(devices.glob('davinci[0-9]*')):
-        problems.append(Problem('no Ascend card (/dev/davinci0)', "install the card's driver"))
-    if not any((folder / 'libge_runner.so').is_file() for folder in
-               map(Path, os.environ.get('LD_LIBRARY_PATH', '').split(':'))):
-        problems.append(Problem('no CANN toolkit (libge_runner.so)', 'install it and source its set_env.sh'))
-    return problems
-
-
-# ---------------------------------------------------------------- the choice
-
-def choose(target: str | None, device_id: int = 0, distributed: bool = False) -> str:
-    """The device to use: ``target``, else GPU where MindSpore can use one, else CPU with one line that says so.
-
-    For after the checks of arguments and files and before anything is written: msrun runs every script once more as
-    its scheduler, and in that process this never returns.
-
-    Raises:
-        UserError: that device can't be used here; says what is missing. Or started without msrun, or by it in vain.
-    """
-    require(device_id >= 0, f'--device_id {device_id}: must be at least 0')
-    parallel.check_launch(distributed)
-    if distributed:
-        device_id = int(os.environ.get('DEVICE_ID', '0'))  # this rank's number on its machine
-    if target == 'Ascend':
-        problems = ascend_problems()
-    else:
-        problems = [] if target == 'CPU' else this_machine().problems(device_id)
-    if problems and target is not None:
-        raise UserError(f'--device_target {target}: {"; ".join(map(str, problems))}; {SAYS_MORE}')
-    if problems and parallel.is_writer():  # the remedy, for who has a card
-        note(f'running on the CPU: {problems[0] if this_machine().cards else problems[0].what}; {SAYS_MORE}')
-    if parallel.is_scheduler():
-        parallel.serve()
-    return target or ('CPU' if problems else 'GPU')
-
-
-def start(target: str | None, device_id: int, distributed: bool = False) -> None:
-    """Import MindSpore, in graph mode on ``target`` (see ``choose``), and join the other ranks.
-
-    Raises:
-        UserError: that device can't be used.
-    """
-    target = choose(target, device_id, distributed)
-    if _started == [target, device_id, distributed]:  # MindSpore refuses a second time in a process
-        return
-    os.environ.setdefault('GLOG_v', '3')  # errors only
-    with gpu_libraries(this_machine()) if target == 'GPU' and 'mindspore' not in sys.modules else nullcontext():
-        import mindspore as ms
-        try:
-            # msrun's ranks agree on their cards among themselves; a CPU has no number
-            ms.set_device(target, *([] if distributed or target == 'CPU' else [device_id]))
-        except RuntimeError as error:
-            lines = [line for line in str(error).splitlines() if PLUGIN in line] or [str(error)]
-            raise UserError(f'--device_target {target}: MindSpore cannot use it: {lines[0]}') from error
-    ms.set_context(mode=ms.GRAPH_MODE)
-    if target == 'GPU':  # float32 means float32: MindSpore's convolutions would take TF32 where a card has it
-        ms.device_context.gpu.op_precision.conv_allow_tf32(False)
-        ms.device_context.gpu.op_precision.matmul_allow_tf32(False)
-    if distributed:
-        from mindspore import communication
-        communication.init()  # nccl on GPUs, mccl on CPUs
-        ms.set_auto_parallel_context(parallel_mode='data_parallel', gradients_mean=True, parameter_broadcast=True)
-    _started[:] = [target, device_id, distributed]
-
-
-def rows_at_once(batch_size: int) -> int:
-    """Pictures in one forward pass of inference: ``batch_size`` on an accelerator, one on a CPU."""
-    import mindspore as ms
-    return 1 if ms.get_context('device_target') == 'CPU' else batch_size
-
-
 @contextmanager
 def gpu_libraries(machine: Machine, load: Callable[..., Any] = ctypes.CDLL) -> Iterator[None]:
     """In here an import of MindSpore loads its GPU plugin.
@@ -385,76 +302,3 @@ def gpu_libraries(machine: Machine, load: Callable[..., Any] = ctypes.CDLL) -> I
         os.environ.pop('CUDA_HOME', None)
         if home is not None:
             os.environ['CUDA_HOME'] = home
-
-
-# ---------------------------------------------------------------- python -m ict.device
-
-def table(machine: Machine) -> Iterator[str]:
-    """Lines for people: every part, then whether the GPU can be used."""
-    def row(name: str, text: str) -> str:
-        return f'{name:<19} {text}'
-
-    try:
-        version = importlib.metadata.version('mindspore')
-    except importlib.metadata.PackageNotFoundError:
-        version = 'missing'
-    yield row('CPU', f'{os.cpu_count()} cores, {platform.machine()}')
-    yield row('MindSpore', version)
-    yield row('its GPU plugin', str(machine.plugin or 'missing'))
-    known = f'knows CUDA up to {_dotted(machine.cuda)}' if machine.cuda else machine.fault or 'missing'
-    yield row('NVIDIA driver', f'{machine.driver}, {known}' if machine.driver else known)
-    for i, card in enumerate(machine.cards):
-        slow = '; compiles its kernels at the first use, which takes minutes' \
-            if card.capability >= FIRST_COMPILED_CARD else ''
-        yield row(f'GPU {i}', f'{card.name}, compute capability {_dotted(card.capability)}{slow}')
-    if not machine.cards:
-        yield row('GPU', 'none')
-    for name, file in machine.libraries.items():
-        yield row(name, file or f'missing{f" ({NEEDED[name]})" if name in NEEDED else ""}')
-    problems = machine.problems()
-    yield 'GPU can be used' if not problems else 'GPU cannot be used; the CPU is:'
-    for problem in problems:
-        yield f'  {problem}'
-
-
-_TRIAL = """
-import sys
-sys.path[0] = sys.argv.pop(1)
-import numpy as np
-from ict import device
-from ict.errors import run
-from ict.options import require
-
-def trial(argv):
-    device.start(argv[0], 0)
-    import mindspore as ms
-    a = np.random.default_rng(0).random((256, 256), np.float32)
-    dense = ms.nn.Dense(256, 256, weight_init=ms.Tensor(a), has_bias=False)
-    off = np.abs(dense(ms.Tensor(a)).asnumpy() - a @ a.T).max() / (a @ a.T).max()
-    conv = ms.nn.Conv2d(3, 4, 3, pad_mode='valid', has_bias=False, weight_init='ones')
-    sums = conv(ms.Tensor(np.ones((1, 3, 8, 8), np.float32))).asnumpy()
-    require(off < 1e-4 and np.allclose(sums, 27), f'{argv[0]}: it computes wrong numbers (off by {off:.1e})')
-    print(f'tried on the {argv[0]}: a matrix product (off by {off:.1e}) and a convolution')
-
-sys.exit(run(trial))
-"""
-
-
-def main(argv: list[str]) -> int:
-    from ict import options
-    parser = options.Parser(prog='python -m ict.device', description='What MindSpore can use on this machine.')
-    parser.add_argument('--try', dest='trial', action='store_true', help='import MindSpore and compute something')
-    args = parser.parse_args(argv)
-    machine = this_machine()
-    print('\n'.join(table(machine)), flush=True)
-    if args.trial:
-        target = 'CPU' if machine.problems() else 'GPU'
-        if subprocess.run([sys.executable, '-c', _TRIAL, str(ROOT), target]).returncode:
-            print(f'trying the {target} failed')
-            return 1
-    return 0
-
-
-if __name__ == '__main__':
-    from ict.errors import run
-    sys.exit(run(main))

@@ -10,8 +10,9 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from ict import files
+from ict.data.images import EXTENSIONS
 from ict.errors import UserError
-from ict.images import EXTENSIONS
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,6 @@ def _scan(root: Path, skip: set[str], cache: Path | None, writes: bool) -> Listi
     names.sort(key=_key)
     packed = _packed(names)
     if cache is not None and writes:
-        from ict import files
         with files.replacing(cache) as temporary, open(temporary, 'wb') as stream:
             np.savez(stream, root=_packed([os.path.realpath(root)]), names=packed, folders=_packed(folders),
                      changed=np.array(changed, np.int64))

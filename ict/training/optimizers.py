@@ -41,11 +41,6 @@ class MeanOverRanks(nn.Cell):
         return ops.stop_gradient(self.reduce(x.reshape(1))).reshape(()) / self.ranks
 
 
-def mixed_precision(net: nn.Cell, level: str) -> nn.Cell:
-    """``net`` in MindSpore's mixed precision: O0 all float32, O2 float16 but for the norms, O3 all float16."""
-    return net if level == 'O0' else amp.auto_mixed_precision(net, level)
-
-
 def loss_scaler(level: str) -> amp.LossScaler | None:
     """A dynamic loss scale for float16 gradients, None in float32."""
     return None if level == 'O0' else amp.DynamicLossScaler(scale_value=2 ** 15, scale_factor=2, scale_window=1000)

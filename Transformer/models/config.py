@@ -6,9 +6,10 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ict import parallel
 from ict.checkpoint import Checkpoint
-from ict.errors import UserError, note
+from ict.device import parallel
+from ict.errors import UserError
+from ict.log import log
 
 DEFAULT_HEADS = 8
 # (n_layer, n_embd, prior_size) -> (name, n_head, GELU_2) of the published models.
@@ -28,7 +29,7 @@ class Architecture:
     GELU_2: bool
     gelu: str = 'tanh'
 
-    def record(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """For a checkpoint."""
         return asdict(self)
 
@@ -65,13 +66,13 @@ def of(checkpoint: Checkpoint, given: dict[str, Any]) -> Architecture:
         raise UserError(f'{checkpoint.path}: {positions} positions and blocks {sorted(blocks)} fit no transformer')
     found: dict[str, Any] = {'n_layer': len(blocks), 'n_embd': n_embd, 'prior_size': prior_size,
                              'vocab_size': checkpoint.shape('tok_emb.embedding_table')[0]}
-    known = checkpoint.record.get('architecture', {})
+    known = checkpoint.metadata.get('architecture', {})
     if known:
         found |= {key: known[key] for key in ('n_head', 'GELU_2', 'gelu') if key in known}
     elif row := PUBLISHED.get((len(blocks), n_embd, prior_size)):
         name, found['n_head'], found['GELU_2'] = row
         if parallel.is_writer() and None in (given.get('n_head'), given.get('GELU_2')):
-            note(f'{checkpoint.path.name}: has the shapes of the published {name} model: '
+            log(f'{checkpoint.path.name}: has the shapes of the published {name} model: '
                  f'n_head {row[1]}, GELU_2 {row[2]}')
     for key, value in given.items():
         if value is None:

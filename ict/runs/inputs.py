@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -11,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from ict import geometry, images, masks, options, pairs, parallel
-from ict.errors import NOTHING_DONE, UserError, note, one_line
-from ict.manifest import file_digest
+from ict import options
+from ict.command import NOTHING_DONE, SOME_FAILED
+from ict.data import geometry, images, masks, pairs
+from ict.device import parallel
+from ict.errors import UserError
+from ict.log import log
+from ict.runs.manifest import file_digest
 
 MASK_MODES = ('sealed', 'published')
-SOME_FAILED = 1
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -116,7 +117,7 @@ class Inputs:
         """A line about a picture, once."""
         if line not in self.said and not self.quiet:
             self.said.add(line)
-            tqdm.write(one_line(line), file=sys.stderr)
+            log(line, every_rank=True)
 
     def reads(self, path: Path) -> bool:
         """Whether a file is one of the pictures or masks."""
@@ -168,7 +169,7 @@ class Outcome:
         """Note a failure; the others go on."""
         if picture not in self.failures:
             self.failures[picture] = str(error)
-            tqdm.write(one_line(f'failed: {error}'), file=sys.stderr)
+            log(f'failed: {error}', every_rank=True)
 
     def status(self) -> int:
         """0 all done; 1 some failed, listed; 2 nothing was done, one line says why. All ranks come to the same."""
@@ -178,10 +179,10 @@ class Outcome:
             if self.failures:
                 first = next(iter(self.failures.values()))
                 more = f' (and {total - 1} more like it)' if total > 1 else ''
-                note(f'error: no picture could be completed: {first}{more}')
+                log(f'error: no picture could be completed: {first}{more}')
             return NOTHING_DONE
         if self.failures:
-            note(f'{len(self.failures)} of {total} pictures failed, the others are done:')
+            log(f'{len(self.failures)} of {total} pictures failed, the others are done:')
         for picture, reason in self.failures.items():
-            note(f'  {picture}: {reason}')
+            log(f'  {picture}: {reason}')
         return SOME_FAILED if failed else 0

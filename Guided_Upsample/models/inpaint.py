@@ -6,22 +6,22 @@ import numpy as np
 from mindspore import nn
 
 from Guided_Upsample.datasets.dataset import as_network_input
-from Guided_Upsample.models.architecture import Architecture
+from Guided_Upsample.models.config import Architecture
 from Guided_Upsample.models.networks import Generator
-from ict import checkpoint as checkpoints
-from ict import optimizers
+from ict import checkpoint
+from ict.device import precision
 
 
-def load(found: checkpoints.Checkpoint, shape: Architecture) -> Generator:
+def load(found: checkpoint.Checkpoint, shape: Architecture) -> Generator:
     """The generator with a checkpoint's weights; they are in memory once."""
     with nn.utils.no_init_parameters():
         net = Generator(shape.residual_blocks, shape.base_channels, shape.padding)
-    checkpoints.load_into(net, found)
+    checkpoint.load_into(net, found)
     net.set_train(False)
     return net
 
 
-class Painter:
+class Inpainter:
     """Paints holes: 8-bit pictures in, completed float pictures out.
 
     Args:
@@ -30,7 +30,7 @@ class Painter:
     """
 
     def __init__(self, generator: Generator, rows: int, amp_level: str = 'O0') -> None:
-        self.generator, self.rows = optimizers.mixed_precision(generator, amp_level), rows
+        self.generator, self.rows = precision.mixed_precision(generator, amp_level), rows
         net = self.generator
 
         @ms.jit  # under msrun a cell that is called by itself would bring back the weights of its first call

@@ -4,7 +4,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from ict.geometry import Box, cut
+from ict.data.geometry import Box, cut
 
 _EDGE, _REACH = 2.0, 12.0  # model pixels in which the hole's edge lies, and over which a difference there then fades
 _RELAXATIONS = 60

@@ -22,7 +22,7 @@ class Architecture:
     base_channels: int = 64
     padding: str = 'symmetric'
 
-    def record(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """For a checkpoint."""
         return asdict(self)
 
@@ -51,7 +51,7 @@ def of(checkpoint: Checkpoint, padding: str | None) -> Architecture:
         UserError: the flag contradicts the checkpoint, or its shapes fit no generator.
     """
     blocks = {int(m[1]) for name in checkpoint.entries if (m := re.match(r'middle\.(\d+)\.', name))}
-    recorded = checkpoint.record.get('architecture', {}).get('padding')
+    recorded = checkpoint.metadata.get('architecture', {}).get('padding')
     if padding is not None and recorded is not None and padding != recorded:
         raise UserError(f'--padding {padding} contradicts {checkpoint.path}, which has {recorded}; leave the flag out')
     chosen = recorded or padding or 'symmetric'

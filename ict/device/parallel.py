@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 
-from ict.options import require
+from ict.errors import require
 
 
 def rank() -> tuple[int, int]:

@@ -1,0 +1,71 @@
+"""Running the project's commands: exit statuses, one line instead of a traceback, child processes."""
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from ict.errors import NO_ROOM, UserError
+from ict.log import log
+
+SOME_FAILED, NOTHING_DONE = 1, 2
+BUG = 70  # Python's own 1 would mean that some pictures failed
+_NO_MEMORY = "memory isn't enough"  # in the words of MindSpore's allocators
+_END_WITH_PARENT = 1  # Linux: PR_SET_PDEATHSIG
+
+
+def run(main: Callable[[list[str]], int | None]) -> int:
+    """Exit status of ``main(argv)``: 2 and a line for a ``UserError``, a full disk or memory; 70 for bugs."""
+    sys.stdout.reconfigure(errors='backslashreplace')  # a file name may be no text
+    try:
+        return main(sys.argv[1:]) or 0
+    except UserError as error:
+        log(f'error: {error}')
+        return NOTHING_DONE
+    except KeyboardInterrupt:
+        log('interrupted: finished files are whole; the same command continues (a training: with --ckpt_path)')
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            traceback.print_exc()
+            return BUG
+        log(f'error: nothing more can be written ({error.strerror}); finished files are whole, and the same command '
+             f'(a training: with --ckpt_path) continues once there is room')
+        return NOTHING_DONE
+    except Exception as error:
+        if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY in str(error)):
+            log('error: out of memory; finished files are whole. Smaller pictures need less, and where there is such '
+                 'an option a smaller --batch_size or --image_size, --recompute or --amp_level O2')
+            return NOTHING_DONE
+        traceback.print_exc()
+        return BUG
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_END_WITH_PARENT, signal.SIGKILL)
+
+
+def call(script: Path, argv: list[str]) -> int:
+    """Exit status of a script, which ends when this process does; 128 + the signal that ended it."""
+    child = subprocess.Popen([sys.executable, str(script), *argv],
+                             preexec_fn=_end_with_parent if sys.platform == 'linux' else None)
+    before = signal.signal(signal.SIGTERM, lambda number, _: child.send_signal(number))
+    try:
+        status = child.wait()
+    except KeyboardInterrupt:
+        child.wait()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if status < 0:
+        cause = ' (out of memory?)' if status == -signal.SIGKILL else ''
+        log(f'{script.parent.name}/{script.name} was ended by signal {-status}{cause}; the same command continues')
+    return status if status >= 0 else 128 - status

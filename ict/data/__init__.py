@@ -1,0 +1,1 @@
+"""From files to arrays: pictures, masks, their pairs, their geometry, tokens."""

@@ -1,0 +1,1 @@
+"""Where MindSpore runs, and what the ranks of a distributed run agree on."""

@@ -1,0 +1,1 @@
+"""What makes an inference run continuable, and what it reports."""

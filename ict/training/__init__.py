@@ -1,0 +1,1 @@
+"""Training of both stages: batches, the loop, exact resume, the log."""

@@ -1,0 +1,129 @@
+"""Batches, made ahead in worker processes."""
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import Any, Protocol
+
+import numpy as np
+from tqdm import tqdm
+
+from ict.errors import UserError
+
+MOST_UNREADABLE = 0.01
+
+
+class Dataset(Protocol):
+    """Makes the batch of a step; runs in worker processes and needs no MindSpore."""
+
+    def __call__(self, step: int) -> tuple[tuple[np.ndarray, ...], list[str]]:
+        """Arrays of this step's batch, and a line for each picture that could not be read."""
+
+
+def read_or_replace(n_pictures: int, wanted: int, rng: np.random.Generator, read: Callable[[int], Any],
+                    failures: list[str]) -> Any:
+    """``read(wanted)``, or another picture drawn from ``rng`` when that one is unreadable; the line is kept."""
+    for _ in range(100):
+        try:
+            return read(wanted)
+        except UserError as error:
+            failures.append(str(error))
+            wanted = int(rng.integers(n_pictures))
+    raise UserError('100 images drawn one after another were unreadable; the last: ' + failures[-1])
+
+
+_dataset: Dataset | None = None
+
+
+def _begin_worker(dataset: Dataset, parent: int) -> None:
+    global _dataset
+    _dataset = dataset
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    import cv2
+    cv2.setNumThreads(0)
+
+    def watch() -> None:  # a killed parent can't end its workers
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _make_batch(step: int) -> tuple[tuple[np.ndarray, ...], list[str]]:
+    return _dataset(step)
+
+
+class WorkerDiedError(UserError):
+    """A process that makes batches is gone."""
+
+
+class DataLoader:
+    """Batches in order, made ahead in worker processes.
+
+    The workers are forked at once, so make it before MindSpore is imported: they then share the file list with
+    this process and start no threads of the framework.
+    """
+
+    def __init__(self, dataset: Dataset, workers: int, first_step: int, last_step: int) -> None:
+        self.dataset = dataset
+        self.steps = iter(range(first_step, last_step))
+        self.waiting: deque[Future] = deque()
+        self.pool = None
+        if workers > 0:
+            self.pool = ProcessPoolExecutor(workers, get_context('fork'), _begin_worker, (dataset, os.getpid()))
+            for _ in range(2 * workers):
+                self._ask()
+
+    def _ask(self) -> None:
+        step = next(self.steps, None)
+        if step is not None:
+            self.waiting.append(self.pool.submit(_make_batch, step))
+
+    def __iter__(self) -> Iterator[tuple[tuple[np.ndarray, ...], list[str]]]:
+        if self.pool is None:
+            for step in self.steps:
+                yield self.dataset(step)
+            return
+        while self.waiting:
+            try:
+                ready = self.waiting.popleft().result()
+                self._ask()
+            except BrokenProcessPool:
+                raise WorkerDiedError('a data worker died (out of memory?); --ckpt_path continues, perhaps with a '
+                                      'smaller --num_workers') from None
+            yield ready
+
+    def close(self) -> None:
+        """End the workers."""
+        if self.pool is not None:
+            self.pool.shutdown(wait=False, cancel_futures=True)
+
+
+class Unreadable:
+    """Counts and names the unreadable pictures that this rank has met; more than 1 % on all ranks stops the run."""
+
+    def __init__(self, n_pictures: int) -> None:
+        self.n_pictures = n_pictures
+        self.seen: set[str] = set()
+
+    def add(self, failures: list[str]) -> None:
+        for line in failures:
+            if line not in self.seen:
+                self.seen.add(line)
+                tqdm.write(f'skipped ({len(self.seen)} so far): {line}', file=sys.stderr)
+
+    def check(self, count: int) -> None:
+        """Stop when ``count`` on all ranks together is too many."""
+        if count > MOST_UNREADABLE * self.n_pictures:
+            raise UserError(f'{count} of {self.n_pictures} images are unreadable, more than 1 %; '
+                            f'mend or remove them: {min(self.seen, default="see the other ranks")}')

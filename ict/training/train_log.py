@@ -1,0 +1,45 @@
+"""The log of a training: a table and a picture of its curves."""
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+from ict import files
+from ict.data import images
+from ict.runs import report
+from ict.training.checkpointer import Progress
+
+
+class TrainLog:
+    """``<network>_log.csv``, whose rows are means over the steps since the row before, and ``<network>_curves.png``."""
+
+    def __init__(self, folder: Path, network: str, progress: Progress, writes: bool) -> None:
+        self.path, self.picture = folder / f'{network}_log.csv', folder / f'{network}_curves.png'
+        self.writes = writes
+        self.rows: list[dict[str, str]] = []
+        if progress.step and self.path.is_file():
+            with open(self.path, newline='', encoding='utf-8') as stream:
+                self.rows = [row for row in csv.DictReader(stream) if int(row['step']) <= progress.step]
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """A row of figures of one step."""
+        self.rows.append({'step': str(step), **{k: f'{v:.6g}' for k, v in values.items()}})
+
+    def flush(self) -> None:
+        """Write the table and the picture of the curves."""
+        if not self.writes or not self.rows:
+            return
+        columns = list(dict.fromkeys(key for row in self.rows for key in row))
+        text = io.StringIO()
+        table = csv.DictWriter(text, columns, lineterminator='\n')
+        table.writeheader()
+        table.writerows(self.rows)
+        files.write_bytes(self.path, text.getvalue().encode())
+        series = {}
+        for key in columns:
+            if key not in ('step', 'epoch', 'seconds'):
+                points = [(int(row['step']), float(row[key])) for row in self.rows if row.get(key)]
+                if any(value for _, value in points):  # a loss that is switched off is no curve
+                    series[key] = points
+        images.write_png(self.picture, report.curves(series))
