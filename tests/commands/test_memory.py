@@ -67,7 +67,7 @@ import json, os, sys, time
 import numpy as np
 from PIL import Image
 from Guided_Upsample.datasets import compositing
-from tests.test_memory import peak_of
+from tests.commands.test_memory import peak_of
 seconds, last = {}, time.perf_counter()
 def lap(name):
     global last

@@ -1,4 +1,5 @@
-"""What tests/benchmark.py computes from clocks and files, against hand-made numbers; it measures nothing here."""
+"""What tests/benchmarks/benchmark.py computes from clocks and files, against hand-made numbers; it measures nothing
+here."""
 from __future__ import annotations
 
 import csv
@@ -11,7 +12,7 @@ import pytest
 from ict.data import codebook, images
 from ict.errors import UserError
 from ict.runs import inputs
-from tests import benchmark
+from tests.benchmarks import benchmark
 from tests.conftest import photograph
 from Transformer import infer as stage_1
 
@@ -158,7 +159,7 @@ def test_tables_have_decimals_as_told_and_dashes_for_the_unknown():
 
 def test_the_data_pipelines_run_with_the_trainings_defaults(tmp_path, capsys):
     """No figure is looked at: only that both deliver, as the command stands in the readme."""
-    from tests import benchmark_training
+    from tests.benchmarks import benchmark_training
     (tmp_path / 'photos').mkdir()
     for i in range(3):
         images.write_png(tmp_path / 'photos' / f'{i}.png', photograph(i))

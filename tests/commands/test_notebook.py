@@ -14,7 +14,7 @@ import pytest
 from nbclient import NotebookClient
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / 'ict.ipynb'
 PACKAGES = ('ict', 'Transformer', 'Guided_Upsample')
 CHECKPOINTS = [ROOT / 'ckpts_ICT' / 'demo' / name for name in ('Transformer.ckpt', 'InpaintingModel_gen.ckpt')]

@@ -1,9 +1,9 @@
 """Measure how well each order of filling predicts the true tokens. Not part of the test suite.
 
-``python tests/benchmark_likelihood.py --input FOLDER`` fills the holes of a few pictures with the tokens that are
-really there, in the passes that each setting would take, and adds up what the model said of them: nats a missing
-token, the lower the better. No sample is drawn, so a few pictures tell settings apart whose samples differ by chance
-alone.
+``python tests/benchmarks/benchmark_likelihood.py --input FOLDER`` fills the holes of a few pictures with the tokens
+that are really there, in the passes that each setting would take, and adds up what the model said of them: nats a
+missing token, the lower the better. No sample is drawn, so a few pictures tell settings apart whose samples differ by
+chance alone.
 
 Prints a Markdown table and writes it, with benchmark.csv, to <save_place>/benchmark.md.
 """
@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 if not __package__:
     sys.path[0] = str(ROOT)
 
@@ -30,7 +30,7 @@ from ict.device import runtime
 from ict.errors import require
 from ict.options import positive
 from ict.runs import inputs
-from tests.benchmark import Columns, Row, drawn_masks, machine, markdown, scene_of, write
+from tests.benchmarks.benchmark import Columns, Row, drawn_masks, machine, markdown, scene_of, write
 from Transformer import infer as stage_1
 from Transformer.models import sampling
 
@@ -62,7 +62,7 @@ class Forced(sampling.Sampler):
 
 
 def main(argv: list[str]) -> int:
-    parser = options.Parser(prog='tests/benchmark_likelihood.py', description='Compare orders of filling.')
+    parser = options.Parser(prog='tests/benchmarks/benchmark_likelihood.py', description='Compare orders of filling.')
     add = parser.add_argument
     add('--ckpt_path', default=str(ROOT / 'ckpts_ICT' / 'demo' / 'Transformer.ckpt'))
     add('--input', required=True, help='images: folder (searched recursively), file, or list')

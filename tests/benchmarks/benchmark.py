@@ -1,9 +1,9 @@
 """Measure speed, memory and quality. Not part of the test suite; the machine should have nothing else to do.
 
-``python tests/benchmark.py quality --input FOLDER`` has run.py complete a folder of pictures with each of several
-sampling settings and compares them: quality, diversity, seconds, memory. The same command continues an interrupted one.
-``python tests/benchmark.py speed`` measures networks of the published ImageNet size, with made-up weights.
-``python tests/benchmark.py end_to_end`` says what the seconds of one run.py go into.
+``python tests/benchmarks/benchmark.py quality --input FOLDER`` has run.py complete a folder of pictures with each of
+several sampling settings and compares them: quality, diversity, seconds, memory. The same command continues an
+interrupted one. ``python tests/benchmarks/benchmark.py speed`` measures networks of the published ImageNet size, with
+made-up weights. ``python tests/benchmarks/benchmark.py end_to_end`` says what the seconds of one run.py go into.
 
 Each prints a Markdown table and writes it, with benchmark.csv, to <save_place>/benchmark.md.
 """
@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 from ict.log import log
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 if not __package__:
     sys.path[0] = str(ROOT)
 
@@ -534,7 +534,7 @@ def pytorch(argv: list[str]) -> int:
     task = json.loads(argv[0])
     import torch
 
-    from tests import pytorch_networks
+    from tests.parity import pytorch_networks
     shape, painter = task['shapes']['Transformer'], task['shapes']['Generator']
     positions = shape['prior_size'] ** 2
     with torch.inference_mode():
@@ -563,7 +563,7 @@ def reply(path: str, clock: Clock, loaded_mb: float, answer: Row) -> int:
 
 def speed(args: argparse.Namespace, further: list[str]) -> int:
     """Sequential, with reuse, in few steps and a single full pass, each in a process of its own; then stage 2."""
-    require(not further, f'{" ".join(further)}: not known (see tests/benchmark.py speed --help)')
+    require(not further, f'{" ".join(further)}: not known (see tests/benchmarks/benchmark.py speed --help)')
     positive(args, 'n_layer', 'n_embd', 'n_head', 'prior_size', 'tokens', 'sample_steps', 'repeats', 'vocab_size',
              'base_channels', 'residual_blocks')
     require(args.n_embd % args.n_head == 0, f'--n_head {args.n_head}: does not divide --n_embd {args.n_embd}')
@@ -676,7 +676,7 @@ INNER = {'timed': timed, 'stage': stage, 'weights': weights, 'transformer': tran
 
 def arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """The command with its options, and those that are left to run.py."""
-    parser = options.Parser(prog='tests/benchmark.py', description='Measure speed, memory and quality.')
+    parser = options.Parser(prog='tests/benchmarks/benchmark.py', description='Measure speed, memory and quality.')
     commands = parser.add_subparsers(dest='command', required=True, metavar='quality | speed | end_to_end')
     passed_on = 'All other options of run.py (--seed, --top_k, --batch_size, --device_target, ...) are passed on to it.'
 

@@ -16,7 +16,7 @@ import pytest
 from Guided_Upsample import train as train_2
 from ict import checkpoint
 from tests.conftest import DEVICE, ROOT, files_of
-from tests.test_training import argv_1, argv_2, log_without_seconds, masks, pictures  # noqa: F401
+from tests.training.test_training import argv_1, argv_2, log_without_seconds, masks, pictures  # noqa: F401
 from Transformer import train as train_1
 
 pytestmark = pytest.mark.skipif(DEVICE != 'CPU', reason='needs a card for each rank')

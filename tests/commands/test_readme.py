@@ -64,7 +64,7 @@ def test_every_option_that_is_shown_exists(name, argv, capsys, monkeypatch):
 
 def test_the_documents_show_every_script():
     assert {name for name, _ in COMMANDS} >= {*CHECKED, 'mask.generate', 'ict.palette', 'ict.device',
-                                              'ckpts_ICT.convert', 'ckpts_ICT.download', 'tests.benchmark'}
+                                              'ckpts_ICT.convert', 'ckpts_ICT.download', 'tests.benchmarks.benchmark'}
 
 
 def test_the_first_command_gives_the_figures_beside_it(tmp_path):

@@ -695,7 +695,7 @@ def test_stage_2_steps_the_discriminator_first_then_the_generator_by_its_weighte
 def test_each_loss_moves_the_generator_and_vgg_stays_as_it_is(kind, pictures, masks, tiny, tmp_path):
     """Only the one loss is on, so the generator moves because of it; VGG is neither trained nor saved."""
     from Guided_Upsample.models.vgg import VGG19
-    from tests.test_networks import shapes
+    from tests.parity.test_networks import shapes
     checkpoint.write(tmp_path / 'VGG19.ckpt', made_up(shapes(VGG19()), 27), {'network': 'VGG19'})
     weights = {'adversarial': ('--inpaint_adv_loss_weight', 1, '--l1_loss_weight', 0),
                'vgg': ('--inpaint_adv_loss_weight', 0, '--l1_loss_weight', 0, '--content_loss_weight', 1,

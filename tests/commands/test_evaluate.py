@@ -21,7 +21,7 @@ from ict.data.images import load_rgb
 from ict.errors import UserError
 from ict.runs import inputs
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 S = 40
 HOLE_ROWS = {'a': 6, 'deep/b': 12, 'c': 20}  # 15, 30 and 50 % of the picture
 FIGURE_NAMES = ('psnr', 'mae', 'ssim', 'l1', 'l1_hole')

@@ -1,11 +1,11 @@
 """Measure training: steps and their memory, data pipelines. Not part of the test suite; nothing else should run.
 
-``python tests/benchmark_training.py steps`` times one optimizer step of each stage, each in a process of its own.
-``python tests/benchmark_training.py data --input FOLDER`` counts the pictures a second that each stage's data pipeline
-delivers alone.
+``python tests/benchmarks/benchmark_training.py steps`` times one optimizer step of each stage, each in a process of
+its own. ``python tests/benchmarks/benchmark_training.py data --input FOLDER`` counts the pictures a second that each
+stage's data pipeline delivers alone.
 
-``steps --pytorch`` takes the same steps in plain PyTorch too (pip install torch; only for this comparison).
-Each prints a Markdown table and writes it, with benchmark.csv, to <save_place>/benchmark.md.
+``steps --pytorch`` takes the same steps in plain PyTorch too (pip install torch; only for this comparison). Each
+prints a Markdown table and writes it, with benchmark.csv, to <save_place>/benchmark.md.
 """
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from typing import Any
 
 from ict.log import log
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 if not __package__:
     sys.path[0] = str(ROOT)
 
@@ -36,7 +36,7 @@ from ict.device import runtime
 from ict.errors import require
 from ict.options import positive
 from ict.training import epoch_sampler, loader
-from tests.benchmark import Columns, Row, machine, markdown, memory_mb, write
+from tests.benchmarks.benchmark import Columns, Row, machine, markdown, memory_mb, write
 from Transformer import train as train_1
 from Transformer.datasets import dataset as data_1
 
@@ -95,7 +95,7 @@ def arguments_2(own: list[str]) -> argparse.Namespace:
 
 def pytorch_2(own: list[str]) -> tuple[Callable[[], Any], int]:
     """The step of ``stage_2`` in plain PyTorch on the CPU, and its batch size."""
-    from tests import pytorch_networks
+    from tests.parity import pytorch_networks
     args = arguments_2(own)
     step = pytorch_networks.adversarial_step(
         pytorch_networks.generator(args.residual_blocks, args.base_channels), pytorch_networks.discriminator(),
@@ -106,7 +106,7 @@ def pytorch_2(own: list[str]) -> tuple[Callable[[], Any], int]:
 
 def pytorch_1(own: list[str]) -> tuple[Callable[[], Any], int]:
     """The step of ``stage_1`` in plain PyTorch on the CPU, and its batch size."""
-    from tests import pytorch_networks
+    from tests.parity import pytorch_networks
     args = train_1.arguments(['--data_path', '.', '--random_stroke', *own])
     net = pytorch_networks.GPT(PALETTE_SIZE, args.n_embd, args.n_layer, args.n_head, PRIOR_SIZE ** 2)
     step = pytorch_networks.training_step(net, *made_up_tokens(args.batch_size), args.learning_rate)
@@ -214,7 +214,7 @@ def finish(place: Path, title: str, paragraphs: list[str], about: str, rows: lis
 def main(argv: list[str]) -> int:
     if argv[:1] == ['one_case']:
         return one_case(argv[1:])
-    parser = options.Parser(prog='tests/benchmark_training.py', description='Measure training.')
+    parser = options.Parser(prog='tests/benchmarks/benchmark_training.py', description='Measure training.')
     commands = parser.add_subparsers(dest='command', required=True, metavar='steps | data')
     one = commands.add_parser('steps', help='seconds and memory of a training step')
     one.add_argument('--repeats', type=int, default=3)

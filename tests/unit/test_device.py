@@ -19,7 +19,7 @@ from ict.device.gpu import Card, Machine, Problem
 from ict.errors import UserError
 from tests.conftest import command, files_of
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 H200 = Card('NVIDIA H200', (9, 0))
 
 
