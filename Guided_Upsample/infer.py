@@ -1,13 +1,15 @@
 """Stage 2: paint the holes of pictures at 256 x 256, guided by stage 1's priors, and score the results.
 
 ``python Guided_Upsample/infer.py --ckpt_path ckpts_ICT/demo/InpaintingModel_gen.ckpt --input photos --mask masks
---prior priors --save_path results`` writes ``results/<id>_0.png`` ..., ``metrics.csv`` and ``results.json``.
+--prior priors --save_path results`` writes ``results/<id>_0.png`` ..., ``metrics.csv``, ``scores.jsonl`` and
+``results.json``.
 """
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,23 +17,38 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
-from tqdm import tqdm
 
 from Guided_Upsample.datasets import compositing
 from Guided_Upsample.datasets.dataset import PAIRED_FILE, published_view
-from Guided_Upsample.models import config
+from Guided_Upsample.models.config import PADDINGS, GeneratorConfig
 from ict import checkpoint, files, options
 from ict.command import run
 from ict.data import geometry, images, pairs
 from ict.device import parallel, runtime
-from ict.errors import UserError, not_written, require
-from ict.log import log
+from ict.errors import UserError, require
+from ict.lock import locked
 from ict.options import positive
 from ict.runs import inputs, manifest, metrics, report
+from ict.runs.config import (
+    ComputeConfig,
+    Given,
+    Names,
+    OutputConfig,
+    SourceConfig,
+    ViewFlags,
+    add_compute,
+    add_distributed,
+)
+from ict.runs.plan import Part, Result, Run, Task, sweep
+from ict.runs.scores import Scores
 
 TEST = 2
 COMPARISON = 'comparison.png'
 _COMPARISON_ROWS = 12
+NAMES = Names('ckpt_path', 'input', 'mask', 'save_path', 'condition_num')
+
+
+# ---- options
 
 
 def arguments(argv: list[str]) -> Any:
@@ -50,29 +67,24 @@ def arguments(argv: list[str]) -> Any:
         help='only 3, the mask that the prior was made for, makes sense')
     add('--mode', type=int, choices=(TEST,), default=TEST, help='accepted: only 2, testing, makes sense')
     add('--condition_num', type=int, default=1, help='priors an image')
-    options.add_flag(parser, '--test_only', 'metrics only: no result pictures are kept')
-    options.add_device(parser)
-    add_painting(parser)
     add('--seed', type=int, default=0, help='accepted: nothing here is random')
-    add('--batch_size', type=int, default=1, help='pictures in one forward pass (on a CPU one after another, '
-                                                       'which is as fast); changes no result')
-    add('--amp_level', choices=('O0', 'O2', 'O3'), default='O0', help='O2, O3: float16 on a GPU')
+    add_painting(parser)
     inputs.add_options(parser)
-    options.add_flag(parser, '--distributed', 'one process of several started by msrun, which share the images')
+    add_compute(parser)
+    add_distributed(parser)
     args = parser.parse_args(argv)
     positive(args, 'condition_num', 'prior_size', 'batch_size')
-    require(not (args.test_only and (args.visualize or args.keep_size)),
-            '--test_only keeps no pictures: leave --visualize and --keep_size out')
     require(not (args.test_only and args.distributed),
             '--test_only keeps nothing that the ranks could share: leave --distributed out')
     require(args.image_size % 4 == 0 and args.image_size >= 32,
             f'--image_size {args.image_size}: must be a multiple of 4 and at least 32')
+    check_painting(args)
     return args
 
 
 def add_painting(parser: Any) -> None:
-    """The options of stage 2 that run.py has too."""
-    parser.add_argument('--padding', choices=config.PADDINGS, default=None,
+    """The options of ``PaintingFlags`` that run.py has too."""
+    parser.add_argument('--padding', choices=PADDINGS, default=None,
                         help="for checkpoints that don't record it: reflect for the PyTorch original's "
                              '(default: symmetric)')
     options.add_flag(parser, '--keep_size',
@@ -80,403 +92,397 @@ def add_painting(parser: Any) -> None:
                      'joined to them without a seam (scores are those of the small picture)')
     options.add_flag(parser, '--visualize', f'write {COMPARISON}: original | masked | results, of the first '
                                             f'{_COMPARISON_ROWS} pictures')
+    options.add_flag(parser, '--test_only', 'metrics only: no result pictures are kept')
 
 
-def find_generator(given: str) -> Path:
+def check_painting(args: Any) -> None:
+    """Raises a UserError for options that exclude each other."""
+    require(not (args.test_only and (args.visualize or args.keep_size)),
+            '--test_only keeps no pictures: leave --visualize and --keep_size out')
+
+
+@dataclass(frozen=True)
+class PaintingFlags:
+    """How results are painted and what is kept of them."""
+
+    padding: str | None = None
+    keep_size: bool = False
+    visualize: bool = False
+    test_only: bool = False
+    image_size: int = 256
+    prior_size: int | None = None  # that the priors must have, if given
+
+
+@dataclass(frozen=True)
+class InferConfig:
+    """Everything that one run of stage 2 is told."""
+
+    ckpt: Given
+    source: SourceConfig
+    prior: Given
+    output: OutputConfig
+    painting: PaintingFlags
+    compute: ComputeConfig
+
+
+# ---- the model and what it makes of a picture
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checked checkpoint; nothing of MindSpore is loaded yet."""
+
+    ckpt: checkpoint.Checkpoint
+    config: GeneratorConfig
+
+    @classmethod
+    def from_checkpoint(cls, given: Given, padding: str | None) -> Model:
+        """Read a checkpoint's header, from a file or a folder, and compare it with the flag.
+
+        Raises:
+            UserError: no generator, or a flag that contradicts it.
+        """
+        path, option = find_generator(given), given.option
+        ckpt = checkpoint.read(path, option).expect('Generator', option)
+        return cls(ckpt, GeneratorConfig.from_checkpoint(ckpt, padding))
+
+    def load(self, batch_size: int, amp_level: str) -> Any:
+        """The generator with its weights; imports MindSpore."""
+        from Guided_Upsample.models.inpaint import Inpainter, load
+        return Inpainter(load(self.ckpt, self.config), batch_size, amp_level)
+
+
+def find_generator(given: Given) -> Path:
     """The checkpoint file itself, or InpaintingModel_gen.ckpt (_best, _latest) in a folder."""
-    path = Path(given)
+    path = Path(given.value)
     if not os.path.isdir(path):
         return path
     found = checkpoint.saved_in(path, ('InpaintingModel_gen',))
-    require(found is not None, f'--ckpt_path {given}: the folder holds no InpaintingModel_gen.ckpt')
+    require(found is not None, f'{given}: the folder holds no InpaintingModel_gen.ckpt')
     return found[0]
 
 
-def check_model(args: Any) -> tuple[checkpoint.Checkpoint, config.Architecture]:
-    """The checkpoint and what it holds."""
-    found = checkpoint.read(find_generator(args.ckpt_path), '--ckpt_path').expect('Generator', '--ckpt_path')
-    return found, config.of(found, args.padding)
-
-
-class Job(NamedTuple):
-    """What is to be painted.
+class Frame(NamedTuple):
+    """What stage 2 sees of a part of a picture, S being the network's side.
 
     Attributes:
-        folder: where the results go; conditions: where the priors are, a folder for each result of a picture.
-        made: stage 1's manifest, if there is one.
-        prior_size: that the priors must have, if given.
-        own_size: results in the input's size; test_only: no result pictures, scores alone.
-    """
-
-    found: checkpoint.Checkpoint
-    shape: config.Architecture
-    folder: Path
-    conditions: list[Path]
-    made: dict[str, Any] | None
-    view: inputs.View
-    work: inputs.Inputs
-    image_size: int
-    prior_size: int | None
-    own_size: bool
-    test_only: bool
-
-
-def check(args: Any) -> Job:
-    """Everything that can be wrong with options and files, before MindSpore is imported."""
-    found, shape = check_model(args)
-    folder = Path(args.save_path)
-    require(os.path.isdir(args.prior), f"--prior {args.prior}: no such folder; give stage 1's --save_url")
-    conditions = pairs.condition_folders(args.prior, '--prior')
-    require(len(conditions) >= args.condition_num, f'--condition_num {args.condition_num}: --prior {args.prior} holds '
-                                                   f'only {len(conditions)}')
-    made = manifest.read(args.prior, manifest.STAGE_1)
-    view = agreed_view(args, made)
-    work = inputs.find(args.input, '--input', args.mask, '--mask', args.max_pixels, folder, args.prior)
-    work.quiet = made is not None  # stage 1 has said what can't be represented
-    if not args.test_only:
-        work.refuse_to_overwrite(outputs(folder, work, args.condition_num, args.visualize),
-                                 f'--save_path {args.save_path}',
-                                 (place / f'{work.id(i)}.png' for place in conditions for i in range(len(work))))
-    files.output_folder(folder, '--save_path')
-    return Job(found, shape, folder, conditions[:args.condition_num], made, view, work, args.image_size,
-               args.prior_size, args.keep_size, args.test_only)
-
-
-def check_before_stage_1(args: Any) -> None:
-    """What can be wrong while there are no priors yet; run.py's check before stage 1 starts."""
-    found, shape = check_model(args)
-    work = inputs.find(args.input, '--input', args.mask, '--mask', args.max_pixels, args.save_path)
-    folder = Path(args.save_path)
-    if not args.test_only:
-        work.refuse_to_overwrite(outputs(folder, work, args.condition_num, args.visualize),
-                                 f'--save_path {args.save_path}')
-    open_record(args, found, shape, agreed_view(args, None), folder, work)
-
-
-def open_record(args: Any, found: checkpoint.Checkpoint, shape: config.Architecture, view: inputs.View,
-                folder: Path, work: inputs.Inputs) -> manifest.Manifest:
-    """results.json of the save place.
-
-    Raises:
-        UserError: what is there was made with other settings.
-    """
-    return manifest.Manifest(folder, manifest.STAGE_2, {
-        'checkpoint': found.digest(), 'padding': shape.padding, 'image_size': args.image_size, **vars(view),
-        'keep_size': args.keep_size, 'amp_level': args.amp_level},
-        lambda: None if args.test_only else
-        next((p for i in range(len(work)) if os.path.isfile(p := result_path(folder, work.id(i), 0))), None),
-        args.overwrite)
-
-
-def agreed_view(args: Any, made: dict[str, Any] | None) -> inputs.View:
-    """How stage 1 saw the pictures, which stage 2 must do too.
-
-    Raises:
-        UserError: an option contradicts stage 1's manifest.
-    """
-    own_geometry = 'resize' if args.keep_size else 'crop'
-    theirs = made['settings'] if made is not None else {}
-    view = inputs.View.of(args, theirs.get('mask_mode') or 'sealed', theirs.get('geometry') or own_geometry)
-    for key, value in vars(view).items():
-        require(theirs.get(key) in (None, value),
-                f'--{key} {value} contradicts the priors in {args.prior}, made with {key} {theirs.get(key)}; '
-                f'make them anew or use the same')
-    require(view.mask_mode == 'sealed' or not args.keep_size, '--keep_size is for --mask_mode sealed')
-    return view
-
-
-class Seen:
-    """One picture as stage 2 works on it.
-
-    Attributes:
-        picture: as decoded.
-        frame, full_hole: the part that is completed and its hole at the picture's resolution (sealed only).
+        box, full_hole: the part of the picture and the hole in it at the picture's resolution (sealed only).
         image, hole: (S, S, 3) uint8 and (S, S) bool for the network.
         original: (S, S, 3) uint8, what results are scored against.
+        prior: (S, S, 3) uint8, the enlarged prior.
+        picture: what the part was cut from.
     """
 
-    def __init__(self, work: inputs.Inputs, i: int, view: inputs.View, image_size: int, own_size: bool) -> None:
-        self.picture, grey = work.read(i, view)
-        rgb = self.picture.rgb
-        self.frame = self.full_hole = None
-        if view.mask_mode == 'published':
-            self.image, self.hole = published_view(rgb, grey, view.geometry, image_size)
-            self.original = self.image
-            return
-        self.frame, self.full_hole = geometry.hole_in(grey, *rgb.shape[:2], view.geometry)
-        if own_size and geometry.reaches_out(grey, *rgb.shape[:2], view.geometry):
-            raise UserError(f'{work.pictures.path(i)}: the hole reaches out of the {view.geometry} frame; '
-                            f'with --keep_size use --geometry resize or hole')
-        self.image, self.hole, self.original = geometry.scored_view(geometry.cut(rgb, self.frame), self.full_hole,
-                                                                    image_size)
+    box: geometry.Box | None
+    full_hole: np.ndarray | None
+    image: np.ndarray
+    hole: np.ndarray
+    original: np.ndarray
+    prior: np.ndarray | None = None
+    picture: images.Picture | None = None
 
 
-def read_prior(path: Path, image_size: int, prior_size: int | None) -> np.ndarray:
+def frames_of(rgb: np.ndarray, grey: np.ndarray, view: inputs.View, image_size: int) -> list[Frame]:
+    """The parts of a picture (H, W, 3) uint8 with mask (h, w) uint8 that are completed, still without priors."""
+    if view.mask_mode == 'published':
+        image, hole = published_view(rgb, grey, view.geometry, image_size)
+        return [Frame(None, None, image, hole, image)]
+    return [Frame(box, full_hole, *geometry.scored_view(geometry.cut(rgb, box), full_hole, image_size))
+            for box, full_hole in geometry.frames_in(grey, *rgb.shape[:2], view.geometry)]
+
+
+def small_result(frames: Sequence[Frame], painted: Sequence[np.ndarray]) -> np.ndarray:
+    """Frames with their known pixels put back, one below the other: (n * S, S, 3) float32 in [0, 1]."""
+    return np.concatenate([np.where(frame.hole[..., None], pixels, frame.image / np.float32(255))
+                           for frame, pixels in zip(frames, painted, strict=True)])
+
+
+def composed(native: np.ndarray, frames: Sequence[Frame], painted: Sequence[np.ndarray]) -> np.ndarray:
+    """The picture at its own size, channels and depth with its hole filled; known pixels are its own, bit for bit."""
+    for frame, pixels in zip(frames, painted, strict=True):
+        completed = compositing.blended(pixels, frame.image / np.float32(255), frame.hole)
+        native = compositing.at_own_size(native, frame.box, frame.full_hole, completed)
+    return native
+
+
+# ---- a run over files
+
+
+class PaintingStage:
+    """Stage 2 as the steps of a ``Run``: pictures, masks and priors in, results and scores out."""
+
+    def __init__(self, job: Job) -> None:
+        self.inputs, self.view, self.output_dir = job.inputs, job.view, job.output_dir
+        self.flags, self.conditions, self.made, self.priors = job.config.painting, job.conditions, job.made, job.priors
+        self.inpainter: Any = None
+        self._last: tuple[int, list[Frame]] | None = None
+
+    def sources(self, task: Task, digests: dict[str, str]) -> dict[str, str]:
+        """Picture, mask and prior.
+
+        Raises:
+            UserError: stage 1's manifest says that the prior was made of another picture or mask.
+        """
+        picture = self.inputs.id(task.i)
+        if self.made is not None:
+            entry = self.made['pictures'].get(picture)
+            require(entry is not None, f'{self.inputs.pictures.path(task.i)}: stage 1 has made no prior of it')
+            other = manifest.other_source(entry, digests)
+            require(other is None, f'{self.inputs.pictures.path(task.i)}: its prior was made from another {other}; '
+                                   f'run stage 1 again')
+        n_frames = self.priors.lines.get((picture, task.k), {}).get('frames', 1)
+        paths = self.prior_paths(task, n_frames)
+        return {**digests, 'prior_digest': ' '.join(map(manifest.file_digest, paths))}
+
+    def prior_paths(self, task: Task, n_frames: int) -> list[Path]:
+        """Stage 1's files for a result."""
+        picture = self.inputs.id(task.i)
+        names = [picture] if n_frames == 1 else [f'{picture}@{number + 1}' for number in range(n_frames)]
+        return [self.conditions[task.k] / f'{name}.png' for name in names]
+
+    def paths(self, task: Task, n_frames: int = 1) -> list[Path]:
+        """<id>_<k>.png."""
+        return [result_path(self.output_dir, self.inputs.id(task.i), task.k)]
+
+    def read(self, task: Task) -> list[Frame]:
+        """The picture's frames, decoded once for all its results, with the priors of this one."""
+        if self._last is None or self._last[0] != task.i:
+            self._last = None
+            self._last = task.i, self.decoded(task.i)
+        frames = self._last[1]
+        return [frame._replace(prior=read_prior(path, self.flags)) for frame, path in
+                zip(frames, self.prior_paths(task, len(frames)), strict=True)]
+
+    def decoded(self, i: int) -> list[Frame]:
+        """The picture's frames, still without priors."""
+        picture, grey = self.inputs.read(i, self.view)
+        path, size = self.inputs.pictures.path(i), picture.rgb.shape[:2]
+        keeps_size = self.flags.keep_size
+        require(not (keeps_size and geometry.reaches_out(grey, *size, self.view.geometry)),
+                f'{path}: the hole reaches out of the {self.view.geometry} frame; with --keep_size use --geometry '
+                f'resize or hole')
+        frames = frames_of(picture.rgb, grey, self.view, self.flags.image_size)
+        require(len(frames) == 1 or keeps_size, f'{path}: has {len(frames)} holes far apart, each with a frame of its '
+                                                f'own; add --keep_size')
+        return [frame._replace(picture=picture) for frame in frames]
+
+    def compute(self, parts: Sequence[Part]) -> list[np.ndarray]:
+        """Painted pictures (S, S, 3) float32 in [0, 1], everywhere."""
+        stacked = [np.stack([getattr(part.frame, name) for part in parts]) for name in ('image', 'prior', 'hole')]
+        return list(self.inpainter.everywhere(*stacked))
+
+    def result(self, task: Task, frames: Sequence[Frame], painted: Sequence[np.ndarray]) -> Result:
+        """The result file and its scores; the bytes depend on nothing under the mask, so the scores are elsewhere."""
+        result = small_result(frames, painted)
+        original, hole = (np.concatenate([getattr(frame, name) for frame in frames]) for name in ('original', 'hole'))
+        scores = {'hole': float(hole.mean()), **metrics.all_of(result, original / np.float32(255), hole)}
+        [path] = self.paths(task)
+        if self.flags.keep_size:
+            picture = frames[0].picture
+            content = images.encode_png(composed(picture.native, frames, painted), picture.icc_profile)
+        else:
+            content = images.encode_png(eight_bit(result))
+        return Result(scores, {path: content})
+
+
+def eight_bit(result: np.ndarray) -> np.ndarray:
+    """Values in [0, 1] times 255, truncated as published."""
+    return (result * 255).astype(np.uint8)
+
+
+def enlarged(prior: np.ndarray, image_size: int) -> np.ndarray:
+    """A prior (P, P, 3) uint8 at the network's size, bicubic as published."""
+    return images.bicubic(prior, image_size, image_size)
+
+
+def read_prior(path: Path, flags: PaintingFlags) -> np.ndarray:
     """A prior enlarged to (S, S, 3) uint8, bicubic as published.
 
     Raises:
         UserError: missing, unreadable or not square.
     """
-    if not os.path.isfile(path):
-        raise UserError(f'{path}: no such prior; run stage 1 on this picture')
+    require(os.path.isfile(path), f'{path}: no such prior; run stage 1 on this picture')
     small = images.load_rgb(path)
-    if small.shape[0] != small.shape[1] or (prior_size and small.shape[0] != prior_size):
-        wanted = f'{prior_size} x {prior_size}' if prior_size else 'square'
+    if small.shape[0] != small.shape[1] or (flags.prior_size and small.shape[0] != flags.prior_size):
+        wanted = f'{flags.prior_size} x {flags.prior_size}' if flags.prior_size else 'square'
         raise UserError(f'{path}: a prior is {wanted}; this one is {small.shape[1]} x {small.shape[0]}')
-    return images.bicubic(small, image_size, image_size)
+    return enlarged(small, flags.image_size)
 
 
-def result_path(folder: Path, picture: str, k: int) -> Path:
+def result_path(output_dir: Path, picture: str, k: int) -> Path:
     """Where result ``k`` (from 0) of a picture goes."""
-    return folder / f'{picture}_{k}.png'
+    return output_dir / f'{picture}_{k}.png'
 
 
-def outputs(folder: Path, work: inputs.Inputs, results: int, visualize: bool) -> Iterator[Path]:
-    """Every picture that may be written, with ``results`` of each input."""
-    if visualize:
-        yield folder / COMPARISON
-    for i in range(len(work)):
-        for k in range(results):
-            yield result_path(folder, work.id(i), k)
+@dataclass(frozen=True)
+class Job:
+    """A checked configuration.
+
+    Attributes:
+        conditions: where the priors are, a folder for each result of a picture; empty while there are none yet.
+        made: stage 1's manifest, if there is one; priors: its scores.
+    """
+
+    config: InferConfig
+    model: Model
+    inputs: inputs.Inputs
+    view: inputs.View
+    output_dir: Path
+    conditions: list[Path]
+    made: dict[str, Any] | None
+    priors: Scores
+    manifest: manifest.Manifest
+
+
+def prepare(config: InferConfig, with_priors: bool = True) -> Job:
+    """Everything that can be wrong with options and files, before MindSpore is imported.
+
+    Args:
+        with_priors: False before stage 1 has made them; then nothing is written and their folder is not read.
+
+    Raises:
+        UserError: see above; nothing has been written then but the output folder.
+    """
+    model = Model.from_checkpoint(config.ckpt, config.painting.padding)
+    output_dir, n_results = Path(config.output.folder.value), config.output.n_results.value
+    conditions, made = [], None
+    if with_priors:
+        require(os.path.isdir(config.prior.value), f"{config.prior}: no such folder; give stage 1's --save_url")
+        conditions = pairs.condition_folders(*config.prior)[:n_results]
+        require(len(conditions) == n_results, f'{config.output.n_results}: {config.prior} holds only '
+                                              f'{len(conditions)}')
+        made = manifest.read(config.prior.value, manifest.STAGE_1)
+    view = agreed_view(config, made)
+    pictures = config.source.find(str(output_dir), *([config.prior.value] if with_priors else []))
+    pictures.quiet = made is not None  # stage 1 has said what can't be represented
+    keeps = not config.painting.test_only
+    if keeps:
+        pictures.refuse_to_overwrite(outputs(output_dir, pictures, config), str(config.output.folder),
+                                     (place / f'{pictures.id(i)}.png' for place in conditions
+                                      for i in range(len(pictures))))
+    made_by = manifest.Manifest(output_dir, manifest.STAGE_2, {
+        'checkpoint': model.ckpt.digest(), 'padding': model.config.padding, 'image_size': config.painting.image_size,
+        **vars(view), 'keep_size': config.painting.keep_size, 'amp_level': config.compute.amp_level},
+        config.output.overwrite)
+    if keeps and not config.output.overwrite:
+        made_by.refuse_leftovers(result_path(output_dir, pictures.id(i), 0) for i in range(len(pictures)))
+    if with_priors:
+        files.output_folder(output_dir, config.output.folder.option)
+    return Job(config, model, pictures, view, output_dir, conditions, made,
+               Scores(Path(config.prior.value) if with_priors else None), made_by)
+
+
+def agreed_view(config: InferConfig, made: dict[str, Any] | None) -> inputs.View:
+    """How stage 1 saw the pictures, which stage 2 must do too.
+
+    Raises:
+        UserError: an option contradicts stage 1's manifest.
+    """
+    keep_size = config.painting.keep_size
+    theirs = made['settings'] if made is not None else {}
+    view = inputs.View.of(config.source.view, theirs.get('mask_mode') or 'sealed',
+                          theirs.get('geometry') or ('resize' if keep_size else 'crop'))
+    for key, value in vars(view).items():
+        require(theirs.get(key) in (None, value),
+                f'--{key} {value} contradicts the priors in {config.prior.value}, made with {key} {theirs.get(key)}; '
+                f'make them anew or use the same')
+    require(view.mask_mode == 'sealed' or not keep_size, '--keep_size is for --mask_mode sealed')
+    return view
+
+
+def outputs(output_dir: Path, pictures: inputs.Inputs, config: InferConfig) -> Iterator[Path]:
+    """Every picture that may be written."""
+    if config.painting.visualize:
+        yield output_dir / COMPARISON
+    for i in range(len(pictures)):
+        for k in range(config.output.n_results.value):
+            yield result_path(output_dir, pictures.id(i), k)
+
+
+def execute(job: Job, device_target: str) -> int:
+    """Paint and score what is not finished yet; the exit status."""
+    compute, flags, output_dir = job.config.compute, job.config.painting, job.output_dir
+    rank, ranks = parallel.rank() if compute.distributed else (0, 1)
+    keeps = not flags.test_only
+    stage = PaintingStage(job)
+    with locked(output_dir, job.config.output.folder.option):
+        # plan
+        if rank == 0:
+            sweep(output_dir, lambda: {result_path(output_dir, name, 0).parent for name in job.inputs.ids()})
+        work = Run(job.inputs, stage, job.manifest, Scores(output_dir if keeps else None, rank),
+                   job.config.output.n_results.value, keeps, rank, ranks)
+        tasks = work.plan(job.config.output.overwrite, 'results')
+        if rank == 0 and keeps:
+            job.manifest.write()
+        # paint
+        try:
+            if tasks or compute.distributed:
+                runtime.start(device_target, compute.device_id, compute.distributed)
+                stage.inpainter = job.model.load(runtime.rows_at_once(compute.batch_size), compute.amp_level)
+                with work.bar(tasks, 'result') as bar:
+                    work.work(tasks, compute.batch_size, bar)
+        finally:
+            work.finish(compute.distributed)
+            # report
+            if rank == 0:
+                write_metrics(work, job)
+        if rank == 0 and flags.visualize and keeps:
+            compare(work, stage)
+        status = work.outcome.status()
+        parallel.wait_for_all(compute.distributed)  # msrun ends the others when one has left
+        return status
+
+
+def write_metrics(work: Run, job: Job) -> None:
+    """metrics.csv, metrics_by_hole.csv and the published console line, of new and kept results."""
+    rows = []
+    for task, line in work.finished():
+        key = job.inputs.id(task.i), task.k
+        rows.append({'id': key[0], 'result': task.k, **{name: line[name] for name in ('hole', *metrics.NAMES)},
+                     'log_likelihood': job.priors.lines.get(key, {}).get('log_likelihood', '')})
+    if not rows:
+        return
+    report.write_metrics(job.output_dir / 'metrics.csv', job.output_dir / 'metrics_by_hole.csv', rows)
+    means = {key: float(np.mean([row[key] for row in rows])) for key in metrics.NAMES}
+    print(f'PSNR: {means["psnr"]:.6f}, MAE: {means["mae"]:.9f}')
+    print(f'SSIM: {means["ssim"]:.6f}, L1 in the hole: {means["l1_hole"]:.3f} levels, {len(rows)} results in '
+          f'{job.output_dir}')
+
+
+def compare(work: Run, stage: PaintingStage) -> None:
+    """The comparison picture of the first pictures whose results are all there."""
+    rows: list[list[np.ndarray]] = []
+    for i in range(len(work.inputs)):
+        if len(rows) == _COMPARISON_ROWS:
+            break
+        if work.inputs.id(i) in work.outcome.failures:
+            continue
+        try:
+            frames = stage.decoded(i)
+            results = [images.load_rgb(stage.paths(Task(i, k))[0], work.inputs.max_pixels)
+                       for k in range(work.n_results)]
+        except UserError:  # it failed on another rank
+            continue
+        size = stage.flags.image_size
+        for frame in frames[:_COMPARISON_ROWS - len(rows)]:
+            shown = [images.bicubic(geometry.cut(one, frame.box), size, size) if stage.flags.keep_size else one
+                     for one in results]
+            rows.append([frame.original, np.where(frame.hole[..., None], np.uint8(255), frame.original), *shown])
+    if rows:
+        titles = ['original', 'masked', *('completed' if work.n_results == 1 else f'completed {k + 1}'
+                                          for k in range(work.n_results))]
+        images.write_png(stage.output_dir / COMPARISON, report.sheet(rows, titles))
+        print(f'comparison: {stage.output_dir / COMPARISON}')
 
 
 def main(argv: list[str]) -> int:
     args = arguments(argv)
-    job = check(args)
-    record = open_record(args, job.found, job.shape, job.view, job.folder, job.work)
-    args.device_target = runtime.choose(args.device_target, args.device_id, args.distributed)
-    rank, ranks = parallel.rank() if args.distributed else (0, 1)
-    outcome = inputs.Outcome(job.work.ids())
-    if rank == 0:
-        names = map(job.work.id, range(len(job.work)))
-        for place in {result_path(job.folder, name, 0).parent for name in names} | {job.folder}:
-            files.sweep(place, below=False)
-    if rank == 0 and args.overwrite and not job.test_only:
-        manifest.forget_journals(job.folder)
-    _take_journal(record, job.folder)
-    todo = plan(job, record, args.overwrite, outcome, rank, ranks)
-    if rank == 0 and not job.test_only:
-        record.write()
-    scores: dict[tuple[str, int], dict[str, float]] = {}
-    try:
-        if todo or args.distributed:
-            runtime.start(args.device_target, args.device_id, args.distributed)
-            from Guided_Upsample.models import inpaint
-            painter = inpaint.Inpainter(inpaint.load(job.found, job.shape), runtime.rows_at_once(args.batch_size),
-                                    args.amp_level)
-            fill(job, painter.everywhere, todo, args.batch_size, outcome, scores, record, rank)
-    finally:
-        parallel.wait_for_all(args.distributed)
-        if rank == 0:
-            _collect(job, record, outcome, scores)
-    if rank == 0 and args.visualize and not job.test_only:
-        _compare(job, outcome)
-    status = outcome.status()
-    parallel.wait_for_all(args.distributed)  # msrun ends the others when one has left
-    return status
-
-
-def plan(job: Job, record: manifest.Manifest, overwrite: bool, outcome: inputs.Outcome, rank: int,
-         ranks: int) -> list[tuple[int, int]]:
-    """(picture, result from 0) still to be made by this rank; results of changed sources are removed."""
-    todo, kept = [], 0
-    for i in range(len(job.work)):
-        picture, sources = job.work.id(i), job.work.sources(i)
-        known = record.pictures.get(picture, {})
-        same = not overwrite and record.unchanged(picture, sources)
-        if rank == 0 and overwrite and not job.test_only:
-            _remove_results(job, picture, record.replaced.get(picture, {}))
-        try:
-            _same_sources(job.work, i, sources, job.made)
-        except UserError as error:
-            outcome.fail(picture, error)
-            continue
-        priors = {f'prior_digest_{k}': manifest.file_digest(place / f'{picture}.png')
-                  for k, place in enumerate(job.conditions)}
-        if rank == 0 and not same and not job.test_only:
-            _remove_results(job, picture, known)
-        scored = dict(known.get('figures', {})) if same else {}
-        for k in range(len(job.conditions)):
-            path, key = result_path(job.folder, picture, k), f'prior_digest_{k}'
-            if same and known.get(key) == priors[key] and str(k) in scored and os.path.isfile(path) \
-                    and not job.test_only:
-                kept += 1
-                continue
-            scored.pop(str(k), None)
-            if rank == 0 and not job.test_only:
-                files.remove(path)
-            if i % ranks == rank:
-                todo.append((i, k))
-        record.set(picture, sources)
-        record.pictures[picture].update(priors, figures=scored)
-    if kept and rank == 0:
-        log(f'{kept} finished results are kept')
-    return todo
-
-
-def _remove_results(job: Job, picture: str, entry: dict[str, Any]) -> None:
-    """Remove all results that a picture's entry tells of, also more than are wanted now, but no picture to be read."""
-    for k in range(len(entry)):
-        path = result_path(job.folder, picture, k)
-        if f'prior_digest_{k}' in entry and not job.work.reads(path):
-            files.remove(path)
-
-
-def _line_of(picture: str, k: int, entry: dict[str, Any]) -> str:
-    """What the journal calls the figures of a result: its name, and digests of all that it was made of."""
-    return f'{picture}_{k} {entry["image_digest"]} {entry["mask_digest"]} {entry[f"prior_digest_{k}"]}'
-
-
-def _same_sources(work: inputs.Inputs, i: int, sources: dict[str, Any], made: dict[str, Any] | None) -> None:
-    if made is None:
-        return
-    entry = made['pictures'].get(work.id(i))
-    require(entry is not None, f'{work.pictures.path(i)}: stage 1 has made no prior of it')
-    other = manifest.other_source(entry, sources)
-    require(other is None, f'{work.pictures.path(i)}: its prior was made from another {other}; run stage 1 again')
-
-
-def fill(job: Job, painter: Callable, todo: list[tuple[int, int]], batch_size: int, outcome: inputs.Outcome,
-         scores: dict[tuple[str, int], dict[str, float]], record: manifest.Manifest, rank: int) -> None:
-    """Paint, score and write the results that ``todo`` names; failures go to ``outcome``, figures to ``scores``.
-
-    A result's figures are in the rank's journal before the result is there, so that one that is kept has its own.
-
-    Args:
-        painter: images and priors (B, S, S, 3) uint8, holes (B, S, S) bool -> pictures (B, S, S, 3) float32.
-    """
-    with tqdm(total=len(todo), desc='results', unit='result',
-              disable=None if parallel.is_writer() else True) as bar:
-        for batch in _batches(job, todo, batch_size, outcome, bar):
-            places, seen, priors = zip(*batch, strict=True)
-            image, hole = np.stack([s.image for s in seen]), np.stack([s.hole for s in seen])
-            painted = painter(image, np.stack(priors), hole)
-            for (i, k), one, picture in zip(places, seen, painted, strict=True):
-                name = job.work.id(i)
-                result, figures = _scored(one, picture)
-                try:
-                    if not job.test_only:
-                        line = _line_of(name, k, record.pictures[name])
-                        manifest.note_in_journal(job.folder, rank, line, _text(figures))
-                        _write(job, result_path(job.folder, name, k), one, picture, result)
-                    scores[name, k] = figures
-                except OSError as error:
-                    outcome.fail(name, not_written(result_path(job.folder, name, k), error))
-                bar.update()
-
-
-def _scored(seen: Seen, painted: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
-    """The picture with its known pixels put back, (S, S, 3) float32 in [0, 1], and its figures."""
-    image = seen.image / np.float32(255)
-    result = np.where(seen.hole[..., None], painted, image)
-    return result, {'hole': float(seen.hole.mean()),
-                    **metrics.all_of(result, seen.original / np.float32(255), seen.hole)}
-
-
-def _text(figures: dict[str, float]) -> str:
-    return ' '.join(repr(value) for value in figures.values())
-
-
-def _write(job: Job, path: Path, seen: Seen, painted: np.ndarray, result: np.ndarray) -> None:
-    """Write a result; its bytes depend on nothing under the mask, so its figures are kept elsewhere."""
-    if job.own_size:
-        completed = compositing.blended(painted, seen.image / np.float32(255), seen.hole)
-        native = compositing.at_own_size(seen.picture.native, seen.frame, seen.full_hole, completed)
-        images.write_png(path, native, seen.picture.icc_profile)
-    else:
-        images.write_png(path, (result * 255).astype(np.uint8))
-
-
-def _batches(job: Job, todo: list[tuple[int, int]], batch_size: int, outcome: inputs.Outcome,
-             bar: tqdm) -> Iterator[list]:
-    """Lists of up to ``batch_size`` ((picture, result), seen, prior); pictures are read once, when they are due."""
-    batch, last, seen = [], None, None
-    for i, k in todo:
-        try:
-            if i != last:
-                last, seen = i, None
-                seen = Seen(job.work, i, job.view, job.image_size, job.own_size)
-            if seen is not None:
-                prior = read_prior(job.conditions[k] / f'{job.work.id(i)}.png', job.image_size, job.prior_size)
-        except UserError as error:
-            outcome.fail(job.work.id(i), error)
-            seen = None
-        if seen is None:
-            bar.update()
-            continue
-        batch.append(((i, k), seen, prior))
-        if len(batch) == batch_size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _collect(job: Job, record: manifest.Manifest, outcome: inputs.Outcome,
-             scores: dict[tuple[str, int], dict[str, float]]) -> None:
-    """metrics.csv, metrics_by_hole.csv, results.json and the published console line, of new and kept results."""
-    rows = []
-    if not job.test_only:
-        _take_journal(record, job.folder)
-    for i in range(len(job.work)):
-        picture = job.work.id(i)
-        likelihoods = (job.made or {}).get('pictures', {}).get(picture, {}).get('log_likelihood', {})
-        for k in range(len(job.conditions)):
-            figures = scores.get((picture, k))
-            there = not job.test_only and os.path.isfile(result_path(job.folder, picture, k))
-            if figures is None and there and picture not in outcome.failures:
-                text = record.pictures[picture]['figures'].get(str(k))
-                figures = dict(zip(('hole', *metrics.NAMES), map(float, text.split()), strict=True)) if text else None
-            if figures is not None:
-                rows.append({'id': picture, 'result': k, **figures,
-                             'log_likelihood': likelihoods.get(str(k + 1), '')})
-    if not rows:
-        return
-    if not job.test_only:
-        record.write()
-        manifest.forget_journals(job.folder)
-    report.write_metrics(job.folder / 'metrics.csv', job.folder / 'metrics_by_hole.csv', rows)
-    means = {key: float(np.mean([row[key] for row in rows])) for key in metrics.NAMES}
-    print(f'PSNR: {means["psnr"]:.6f}, MAE: {means["mae"]:.9f}')
-    print(f'SSIM: {means["ssim"]:.6f}, L1 in the hole: {means["l1_hole"]:.3f} levels, {len(rows)} results in '
-          f'{job.folder}')
-
-
-def _take_journal(record: manifest.Manifest, folder: Path) -> None:
-    """Put the journals' figures into the record, those of pictures that this run doesn't work on too."""
-    journal = manifest.read_journals(folder)
-    for picture, entry in record.pictures.items():
-        figures = entry.get('figures', {})
-        for key in list(entry):
-            k = key.removeprefix('prior_digest_')
-            if k != key and k not in figures and (text := journal.get(_line_of(picture, int(k), entry))):
-                figures[k] = text
-        entry['figures'] = dict(sorted(figures.items()))  # the same bytes after an interruption, too
-
-
-def _compare(job: Job, outcome: inputs.Outcome) -> None:
-    """The comparison picture of the first pictures."""
-    rows = []
-    for i in range(len(job.work)):
-        if len(rows) == _COMPARISON_ROWS:
-            break
-        if job.work.id(i) in outcome.failures:
-            continue
-        try:
-            seen = Seen(job.work, i, job.view, job.image_size, job.own_size)
-            painted = [images.load_rgb(result_path(job.folder, job.work.id(i), k), job.work.max_pixels)
-                       for k in range(len(job.conditions))]
-        except UserError:  # it failed on another rank
-            continue
-        if job.own_size:
-            painted = [images.bicubic(geometry.cut(one, seen.frame), job.image_size, job.image_size) for one in painted]
-        rows.append([seen.original, np.where(seen.hole[..., None], np.uint8(255), seen.original), *painted])
-    if rows:
-        results = len(job.conditions)
-        titles = ['original', 'masked', *('completed' if results == 1 else f'completed {k + 1}'
-                                          for k in range(results))]
-        images.write_png(job.folder / COMPARISON, report.sheet(rows, titles))
-        print(f'comparison: {job.folder / COMPARISON}')
+    given = NAMES.given(args)
+    job = prepare(InferConfig(
+        given.ckpt, SourceConfig(given.images, given.masks, options.chosen(ViewFlags, args)),
+        Given(args.prior, '--prior'), OutputConfig(given.output, given.n_results, args.overwrite),
+        options.chosen(PaintingFlags, args), options.chosen(ComputeConfig, args)))
+    return execute(job, runtime.choose(args.device_target, args.device_id, args.distributed))
 
 
 if __name__ == '__main__':

@@ -1,13 +1,14 @@
 """Stage 1: sample appearance priors for the holes of pictures.
 
 ``python Transformer/infer.py --ckpt_path ckpts_ICT/demo/Transformer.ckpt --image_url photos --mask_url masks
---save_url priors`` writes ``priors/condition_1/<id>.png`` ... and ``priors/manifest.json``.
+--save_url priors`` writes ``priors/condition_1/<id>.png`` ..., ``priors/manifest.json`` and ``priors/scores.jsonl``.
 """
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,19 +20,38 @@ from PIL import Image
 from tqdm import tqdm
 
 from ict import checkpoint, files, options
-from ict.command import run
+from ict.command import NOTHING_DONE, run
 from ict.data import codebook, geometry, images
+from ict.data.codebook import Tokenizer
 from ict.device import parallel, runtime
-from ict.errors import UserError, not_written, require
-from ict.log import log
+from ict.errors import UserError, require
+from ict.lock import locked
 from ict.options import positive
 from ict.runs import inputs, manifest
+from ict.runs.config import (
+    ComputeConfig,
+    Given,
+    Names,
+    OutputConfig,
+    SourceConfig,
+    ViewFlags,
+    add_compute,
+    add_distributed,
+)
+from ict.runs.plan import Part, Result, Run, Task, sweep
+from ict.runs.scores import Scores
 from Transformer.datasets.dataset import published_view
-from Transformer.models import config, sampling
+from Transformer.models import sampling
+from Transformer.models.config import GPTConfig
+from Transformer.models.sampling import Sample, SamplingConfig
 
 TOP_K, TEMPERATURE = 40, 1.0
 RECOMMENDED_STEPS = 16
-LIKELIHOOD = 'log_likelihood'
+REUSES = ('none', 'hole', 'window')
+NAMES = Names('ckpt_path', 'image_url', 'mask_url', 'save_url', 'condition_num')
+
+
+# ---- options
 
 
 def arguments(argv: list[str]) -> Any:
@@ -42,290 +62,349 @@ def arguments(argv: list[str]) -> Any:
     add('--mask_url', required=True, help='masks likewise, white = hole; a single file serves all images')
     add('--save_url', default='./', help='where condition_1 ... and manifest.json go')
     add('--skip', default='', help='a further folder that is not searched: where stage 2 puts its results')
-    options.add_device(parser)
-    add_sampling(parser)
     add('--condition_num', type=int, default=1, help='samples an image')
+    add_model(parser)
+    add_sampling(parser, sample_steps=0)
     add('--n_layer', type=int, default=None, help='(read from the checkpoint)')
     add('--n_embd', type=int, default=None, help='(read from the checkpoint)')
     options.add_flag(parser, '--use_ImageFolder', 'accepted: folders are searched recursively anyway')
     inputs.add_options(parser)
-    options.add_flag(parser, '--distributed', 'one process of several started by msrun, which share the images')
+    add_compute(parser)
+    add_distributed(parser)
     args = parser.parse_args(argv)
     positive(args, 'condition_num', 'n_layer', 'n_embd')
     check_sampling(args)
     return args
 
 
-def add_sampling(parser: Any) -> None:
-    """The options of stage 1's model and sampling."""
+def add_model(parser: Any) -> None:
+    """The options of ``ModelFlags`` that run.py has too."""
+    add = parser.add_argument
+    add('--prior_size', type=int, default=None, help='(read from the checkpoint)')
+    add('--n_head', type=int, default=None, help='(read from the checkpoint where it is recorded, else 8)')
+    options.add_flag(parser, '--GELU_2', '(read from the checkpoint where it is recorded)', default=None)
+    add('--kmeans', default='', help="palette of a checkpoint that doesn't carry its own (published ones)")
+
+
+def add_sampling(parser: Any, sample_steps: int) -> None:
+    """The options of ``SamplingFlags``."""
     add = parser.add_argument
     add('--top_k', type=int, default=None, help=f"draw among so many likeliest colours (default: the checkpoint's, "
                                                 f'else {TOP_K})')
     add('--temperature', type=float, default=None, help=f"flatter above 1, sharper below (default: the checkpoint's, "
                                                         f'else {TEMPERATURE})')
-    add('--prior_size', type=int, default=None, help='(read from the checkpoint)')
-    add('--n_head', type=int, default=None, help='(read from the checkpoint where it is recorded, else 8)')
-    options.add_flag(parser, '--GELU_2', '(read from the checkpoint where it is recorded)', default=None)
-    add('--kmeans', default='', help="palette of a checkpoint that doesn't carry its own (published ones)")
     add('--seed', type=int, default=0,
         help='the noise of a sample depends on it, the picture and the sample number alone')
-    add('--sample_steps', type=int, default=0,
+    add('--sample_steps', type=int, default=sample_steps,
         help=f'forward passes an image; 0: one a missing token, as published; {RECOMMENDED_STEPS} is recommended')
     add('--schedule', choices=sampling.SCHEDULES, default=None,
         help='which tokens a pass fills (default: raster with --sample_steps 0, else halton)')
-    add('--step_schedule', choices=sampling.STEP_SCHEDULES, default='cosine', help='how many tokens a pass fills')
-    add('--resample', type=float, default=0.0,
-        help='share of the tokens that is filled a second time: the least likely ones, in this share of further passes')
-    add('--reuse_window', type=int, default=0,
-        help='after the first pass compute only square windows of this side around the tokens filled last, and reuse '
-             'keys and values of all others: 3 is nearly exact and many times faster; 0 = compute everything'
-             ' (an odd number; in float32, with the schedules raster and halton)')
-    add('--refresh', type=int, default=64,
-        help='with --reuse_window: compute everything every so many passes; 0 = only in the first')
+    add('--reuse', choices=REUSES, default=None,
+        help='what passes after the first compute: none: everything, as published; hole: missing and newly filled '
+             'tokens, with the keys and values of all others kept; window: 3 x 3 tokens around those filled last '
+             '(default: none with --sample_steps 0, else hole)')
     options.add_flag(parser, '--deterministic',
                      'the mean colour that the model expects, from a single pass, instead of a sample; top_k, '
-                     'temperature, steps and schedules have no effect then')
-    add('--batch_size', type=int, default=1, help='images x samples in one forward pass (on a CPU one after '
-                                                       'another, which is as fast); changes no result')
-    add('--amp_level', choices=('O0', 'O2', 'O3'), default='O0', help='O2, O3: float16 on a GPU')
+                     'temperature, steps and schedule have no effect then')
 
 
 def check_sampling(args: Any) -> None:
     """Raises a UserError for values out of range."""
     positive(args, 'top_k', 'prior_size', 'n_head', 'batch_size')
-    positive(args, 'sample_steps', 'seed', 'reuse_window', 'refresh', least=0)
-    require(0 <= args.resample <= 1, f'--resample {args.resample}: must be from 0 to 1')
-    require(args.resample == 0 or not args.deterministic, '--resample: is for samples, not for --deterministic')
-    require(args.reuse_window == 0 or args.reuse_window % 2 == 1, f'--reuse_window {args.reuse_window}: must be odd, '
-                                                                   'the token filled last is its middle')
-    require(args.reuse_window == 0 or args.amp_level == 'O0', '--reuse_window: works in float32 alone; use '
-                                                              '--amp_level O0')
-    require(args.reuse_window == 0 or (args.schedule != 'confidence' and not args.deterministic),
-            '--reuse_window: is for the schedules raster and halton; confidence and --deterministic look everywhere')
+    positive(args, 'sample_steps', 'seed', least=0)
     require(args.temperature is None or args.temperature > 0, f'--temperature {args.temperature}: must be above 0')
+    require(args.reuse != 'window' or args.schedule != 'confidence', '--reuse window: is for the schedules raster and '
+                                                                     'halton; confidence looks everywhere')
 
 
-def settings_of(args: Any, found: checkpoint.Checkpoint) -> sampling.Settings:
-    """Sampling settings from the options, else the checkpoint's record, else the published ones.
+@dataclass(frozen=True)
+class ModelFlags:
+    """Architecture and palette where the user gives them; None or '' where the checkpoint tells."""
 
-    What doesn't matter is the default's, so that equal priors have equal settings.
-    """
-    if args.deterministic:
-        return sampling.Settings(deterministic=True)
-    own = found.metadata.get('sampling', {})
-    return sampling.Settings(
-        top_k=args.top_k or own.get('top_k', TOP_K),
-        temperature=args.temperature or own.get('temperature', TEMPERATURE),
-        sample_steps=args.sample_steps, schedule=args.schedule or ('halton' if args.sample_steps else 'raster'),
-        step_schedule=args.step_schedule if args.sample_steps else sampling.Settings.step_schedule,
-        resample=args.resample, reuse_window=args.reuse_window, refresh=args.refresh if args.reuse_window else 0)
+    n_layer: int | None = None
+    n_embd: int | None = None
+    n_head: int | None = None
+    prior_size: int | None = None
+    GELU_2: bool | None = None
+    kmeans: str = ''
 
 
-def palette_of(found: checkpoint.Checkpoint, kmeans: str, vocab_size: int) -> np.ndarray:
-    """The colours that the checkpoint's tokens mean: its own, else --kmeans.
+@dataclass(frozen=True)
+class SamplingFlags:
+    """How to sample where the user says so; None: the checkpoint's own, else the default."""
+
+    top_k: int | None = None
+    temperature: float | None = None
+    sample_steps: int = 0
+    schedule: str | None = None
+    reuse: str | None = None
+    deterministic: bool = False
+    seed: int = 0
+
+    def config(self, metadata: dict[str, Any]) -> SamplingConfig:
+        """Complete settings. What has no effect is the default's, so that equal priors have equal settings."""
+        if self.deterministic:
+            return SamplingConfig(deterministic=True)
+        own = metadata.get('sampling', {})
+        return SamplingConfig(
+            top_k=self.top_k or own.get('top_k', TOP_K), temperature=self.temperature or own.get('temperature',
+                                                                                                TEMPERATURE),
+            sample_steps=self.sample_steps, schedule=self.schedule or ('halton' if self.sample_steps else 'raster'))
+
+
+@dataclass(frozen=True)
+class InferConfig:
+    """Everything that one run of stage 1 is told."""
+
+    ckpt: Given
+    source: SourceConfig
+    output: OutputConfig
+    model: ModelFlags
+    sampling: SamplingFlags
+    compute: ComputeConfig
+
+
+# ---- the model and what it makes of a picture
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checked checkpoint and how it is sampled; nothing of MindSpore is loaded yet."""
+
+    ckpt: checkpoint.Checkpoint
+    config: GPTConfig
+    tokenizer: Tokenizer
+    sampling: SamplingConfig
+    reuse: str
+    seed: int
+
+    @classmethod
+    def from_checkpoint(cls, given: Given, flags: ModelFlags, how: SamplingFlags) -> Model:
+        """Read a checkpoint's header and compare it with the flags.
+
+        Raises:
+            UserError: no transformer, a flag that contradicts it, or no palette.
+        """
+        path, option = given
+        ckpt = checkpoint.read(path, option).expect('Transformer', option)
+        architecture = {name: value for name, value in vars(flags).items() if name != 'kmeans'}
+        config = GPTConfig.from_checkpoint(ckpt, architecture)
+        checkpoint.check(ckpt, config.shapes())
+        centres = palette_of(ckpt, flags.kmeans, config.vocab_size)
+        reuse = how.reuse or ('hole' if how.sample_steps else 'none')
+        return cls(ckpt, config, Tokenizer(centres), how.config(ckpt.metadata),
+                   'none' if how.deterministic else reuse, 0 if how.deterministic else how.seed)
+
+    def settings(self) -> dict[str, Any]:
+        """What the priors depend on, for the manifest."""
+        return {'checkpoint': self.ckpt.digest(), 'palette': codebook.digest(self.tokenizer.centres),
+                'seed': self.seed, 'reuse': self.reuse, **vars(self.sampling), 'prior_size': self.config.prior_size,
+                'n_head': self.config.n_head, 'GELU_2': self.config.GELU_2}
+
+    def predictor(self, batch_size: int, amp_level: str) -> Any:
+        """The network with its weights; imports MindSpore."""
+        from Transformer.models.predict import Predictor
+        return Predictor.from_checkpoint(self.ckpt, self.config, batch_size, self.reuse, amp_level)
+
+    def sampler(self, predictor: Any) -> sampling.Sampler:
+        """How priors are drawn from a predictor."""
+        return sampling.Sampler(predictor.logits_at, self.config.prior_size, self.sampling,
+                                self.tokenizer.codebook_rgb)
+
+    def noise(self, name: str, k: int) -> np.random.Generator:
+        """The random generator of sample ``k`` (from 0) of a picture, or of one frame of it."""
+        return sampling.generator_of(self.seed, name, k + 1)
+
+    def prior(self, frame: Frame, sample: Sample) -> np.ndarray:
+        """A prior (P, P, 3) uint8 in palette colours; in the hole in expected colours where the sample has them."""
+        pixels = self.tokenizer.codebook_rgb[sample.tokens]  # (T, 3)
+        if sample.expected is not None:
+            pixels = np.where(frame.hole[:, None], np.rint(sample.expected), pixels).astype(np.uint8)
+        return pixels.reshape(self.config.prior_size, self.config.prior_size, 3)
+
+
+class Frame(NamedTuple):
+    """What stage 1 sees of a part of a picture: tokens (T,) int32, hole (T,) bool."""
+
+    tokens: np.ndarray
+    hole: np.ndarray
+
+
+def palette_of(ckpt: checkpoint.Checkpoint, kmeans: str, vocab_size: int) -> np.ndarray:
+    """The colours (V, 3) float32 that the checkpoint's tokens mean: its own, else --kmeans.
 
     Raises:
         UserError: neither is there, they differ, or they don't fit the vocabulary.
     """
     given = codebook.load(kmeans) if kmeans else None
-    if found.palette is not None and given is not None:
-        require(codebook.digest(given) == codebook.digest(found.palette),
-                f'--kmeans {kmeans}: not the palette that {found.path} carries; leave the flag out')
-    colours = found.palette if found.palette is not None else given
-    if colours is None:
-        raise UserError(f'--kmeans: {found.path} carries no palette; give the kmeans_centers.npy that it was trained '
+    if ckpt.palette is not None and given is not None:
+        require(codebook.digest(given) == codebook.digest(ckpt.palette),
+                f'--kmeans {kmeans}: not the palette that {ckpt.path} carries; leave the flag out')
+    centres = ckpt.palette if ckpt.palette is not None else given
+    if centres is None:
+        raise UserError(f'--kmeans: {ckpt.path} carries no palette; give the kmeans_centers.npy that it was trained '
                         f'with (another one gives wrong colours)')
-    require(len(colours) == vocab_size, f'{found.path}: has {vocab_size} tokens, its palette {len(colours)} colours')
-    return colours
+    require(len(centres) == vocab_size, f'{ckpt.path}: has {vocab_size} tokens, its palette {len(centres)} colours')
+    return centres
 
 
-class Job(NamedTuple):
-    """What is to be sampled.
-
-    Attributes:
-        colours: (V, 3) float32, the palette's centres.
-        folder: where the priors go; samples: of each picture.
-    """
-
-    found: checkpoint.Checkpoint
-    shape: config.Architecture
-    colours: np.ndarray
-    folder: Path
-    samples: int
-    view: inputs.View
-    work: inputs.Inputs
-
-
-def check(args: Any) -> Job:
-    """Everything that can be wrong with options and files, before MindSpore is imported."""
-    found = checkpoint.read(args.ckpt_path, '--ckpt_path').expect('Transformer', '--ckpt_path')
-    flags = {name: getattr(args, name) for name in ('n_layer', 'n_embd', 'n_head', 'prior_size', 'GELU_2')}
-    shape = config.of(found, flags)
-    checkpoint.check(found, shape.shapes())
-    colours = palette_of(found, args.kmeans, shape.vocab_size)
-    folder = Path(args.save_url)
-    view = inputs.View.of(args)
-    work = inputs.find(args.image_url, '--image_url', args.mask_url, '--mask_url', args.max_pixels, folder,
-                       *([args.skip] if args.skip else []))
-    work.refuse_to_overwrite((prior_path(folder, k, work.id(i)) for i in range(len(work))
-                              for k in range(1, args.condition_num + 1)), f'--save_url {args.save_url}')
-    files.output_folder(folder, '--save_url')
-    return Job(found, shape, colours, folder, args.condition_num, view, work)
-
-
-def prior_path(folder: Path, condition: int, picture: str) -> Path:
-    """Where sample ``condition`` (from 1) of a picture goes."""
-    return folder / f'condition_{condition}' / f'{picture}.png'
-
-
-def prepare(work: inputs.Inputs, i: int, view: inputs.View, prior_size: int,
-            quantise: codebook.Tokenizer) -> tuple[np.ndarray, np.ndarray]:
-    """tokens (T,) int32 and hole (T,) bool of a picture."""
-    picture, grey = work.read(i, view)
+def frames_of(rgb: np.ndarray, grey: np.ndarray, view: inputs.View, model: Model) -> list[Frame]:
+    """The parts of a picture (H, W, 3) uint8 with mask (h, w) uint8 that are completed, as tokens."""
+    size = model.config.prior_size
     if view.mask_mode == 'published':
-        small, hole = published_view(picture.rgb, grey, view.geometry, prior_size)
+        seen = [published_view(rgb, grey, view.geometry, size)]
     else:
-        if geometry.reaches_out(grey, *picture.rgb.shape[:2], view.geometry):
-            work.say(f'{work.pictures.path(i)}: the part of the hole outside the middle square is not filled; use '
-                     f'--geometry resize (run.py: or --keep_size)')
-        frame, full = geometry.hole_in(grey, *picture.rgb.shape[:2], view.geometry)
-        small, hole = geometry.sealed(geometry.cut(picture.rgb, frame), full, prior_size, Image.BILINEAR)
-    if not hole.any():
-        work.say(f'{work.mask_path(i)}: no hole in the part of {work.pictures.path(i)} that is completed; '
-                 f'{"black, up to" if view.invert_mask else "white, above"} {geometry.HOLE_LEVEL}, is the hole')
-    return quantise(small).reshape(-1), hole.reshape(-1)
+        seen = [geometry.sealed(geometry.cut(rgb, box), hole, size, Image.BILINEAR)
+                for box, hole in geometry.frames_in(grey, *rgb.shape[:2], view.geometry)]
+    return [Frame(model.tokenizer(small).reshape(-1), hole.reshape(-1)) for small, hole in seen]
 
 
-def write_prior(path: Path, tokens: np.ndarray, sample: sampling.Sample, hole: np.ndarray, colours: np.ndarray,
-                prior_size: int) -> None:
-    """A prior as PNG in palette colours (in expected colours in the hole, when the sample has them)."""
-    pixels = colours[sample.tokens]
-    if sample.expected is not None:
-        pixels = np.where(hole[:, None], np.rint(sample.expected), pixels).astype(np.uint8)
-    images.write_png(path, pixels.reshape(prior_size, prior_size, 3), text={LIKELIHOOD: repr(sample.log_likelihood)})
+# ---- a run over files
+
+
+class PriorStage:
+    """Stage 1 as the steps of a ``Run``: pictures and masks in, prior files out."""
+
+    def __init__(self, model: Model, pictures: inputs.Inputs, view: inputs.View, output_dir: Path) -> None:
+        self.model, self.inputs, self.view, self.output_dir = model, pictures, view, output_dir
+        self.sampler: sampling.Sampler | None = None
+        self.on_pass: Callable[[int, int], None] = lambda done, total: None
+        self._last: tuple[int, list[Frame]] | None = None
+
+    def sources(self, task: Task, digests: dict[str, str]) -> dict[str, str]:
+        """Picture and mask."""
+        return digests
+
+    def paths(self, task: Task, n_frames: int = 1) -> list[Path]:
+        """condition_<k>/<id>.png, or <id>@1.png ... of several frames."""
+        return prior_paths(self.output_dir, self.inputs.id(task.i), task.k, n_frames)
+
+    def read(self, task: Task) -> list[Frame]:
+        """The picture's frames, decoded once for all its samples."""
+        if self._last is None or self._last[0] != task.i:
+            self._last = None
+            picture, grey = self.inputs.read(task.i, self.view)
+            frames = frames_of(picture.rgb, grey, self.view, self.model)
+            require(any(frame.hole.any() for frame in frames), self.inputs.without_hole(task.i, grey, self.view))
+            if self.view.mask_mode == 'sealed' and geometry.reaches_out(grey, *picture.rgb.shape[:2],
+                                                                        self.view.geometry):
+                self.inputs.say(f'{self.inputs.pictures.path(task.i)}: the part of the hole outside the middle square '
+                                f'is not filled; use --geometry resize (run.py: or --keep_size)')
+            self._last = task.i, frames
+        return self._last[1]
+
+    def compute(self, parts: Sequence[Part]) -> list[Sample]:
+        """A sample of each frame."""
+        rngs = [self.model.noise(frame_name(self.inputs.id(part.task.i), part.number, len(part.frames)), part.task.k)
+                for part in parts]
+        return self.sampler(np.stack([part.frame.tokens for part in parts]),
+                            np.stack([part.frame.hole for part in parts]), rngs, self.on_pass)
+
+    def result(self, task: Task, frames: Sequence[Frame], samples: Sequence[Sample]) -> Result:
+        """The prior files and their log-likelihood."""
+        paths = self.paths(task, len(frames))
+        contents = {path: images.encode_png(self.model.prior(frame, sample))
+                    for path, frame, sample in zip(paths, frames, samples, strict=True)}
+        return Result({'log_likelihood': sum(sample.log_likelihood for sample in samples)}, contents)
+
+
+def frame_name(picture: str, number: int, count: int) -> str:
+    """What a frame (from 0) of ``count`` frames of a picture is called: the id, or ``<id>@1`` ... of several."""
+    return picture if count == 1 else f'{picture}@{number + 1}'
+
+
+def prior_paths(output_dir: Path, picture: str, k: int, n_frames: int) -> list[Path]:
+    """Where sample ``k`` (from 0) of a picture goes."""
+    return [output_dir / f'condition_{k + 1}' / f'{frame_name(picture, number, n_frames)}.png'
+            for number in range(n_frames)]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A checked configuration."""
+
+    config: InferConfig
+    model: Model
+    inputs: inputs.Inputs
+    view: inputs.View
+    output_dir: Path
+    manifest: manifest.Manifest
+
+
+def prepare(config: InferConfig) -> Job:
+    """Everything that can be wrong with options and files, before MindSpore is imported.
+
+    Raises:
+        UserError: see above; nothing has been written then but the output folder.
+    """
+    model = Model.from_checkpoint(config.ckpt, config.model, config.sampling)
+    output_dir, n_results = Path(config.output.folder.value), config.output.n_results.value
+    view = inputs.View.of(config.source.view)
+    pictures = config.source.find(str(output_dir))
+    every_prior = [path for i in range(len(pictures)) for k in range(n_results)
+                   for path in prior_paths(output_dir, pictures.id(i), k, 1)]
+    pictures.refuse_to_overwrite(every_prior, str(config.output.folder))
+    made_by = manifest.Manifest(output_dir, manifest.STAGE_1, {
+        **model.settings(), **vars(view), 'amp_level': config.compute.amp_level}, config.output.overwrite)
+    if not config.output.overwrite and os.path.isdir(output_dir):
+        made_by.refuse_leftovers(output_dir.glob('condition_*/**/*.png'))
+    files.output_folder(output_dir, config.output.folder.option)
+    return Job(config, model, pictures, view, output_dir, made_by)
+
+
+def execute(job: Job, device_target: str) -> int:
+    """Sample what is not finished yet; the exit status."""
+    compute, output_dir = job.config.compute, job.output_dir
+    rank, ranks = parallel.rank() if compute.distributed else (0, 1)
+    stage = PriorStage(job.model, job.inputs, job.view, output_dir)
+    with locked(output_dir, job.config.output.folder.option):
+        # plan
+        if rank == 0:
+            sweep(output_dir, lambda: output_dir.glob('condition_*'))
+        work = Run(job.inputs, stage, job.manifest, Scores(output_dir, rank), job.config.output.n_results.value,
+                   rank=rank, ranks=ranks)
+        tasks = work.plan(job.config.output.overwrite, 'priors')
+        if rank == 0:
+            job.manifest.write()
+        # sample
+        try:
+            if tasks or compute.distributed:
+                runtime.start(device_target, compute.device_id, compute.distributed)
+                batch_size = runtime.rows_at_once(compute.batch_size)
+                stage.sampler = job.model.sampler(job.model.predictor(batch_size, compute.amp_level))
+                with work.bar(tasks, 'prior') as bar, _pass_bar(stage):
+                    work.work(tasks, batch_size, bar)
+        finally:
+            work.finish(compute.distributed)
+        # report
+        status = work.outcome.status()
+        if status != NOTHING_DONE and rank == 0:
+            n_done = len(list(work.finished())) // work.n_results
+            print(f'{n_done} pictures with {work.n_results} prior(s) each in {output_dir}')
+        parallel.wait_for_all(compute.distributed)  # msrun ends the others when one has left
+        return status
+
+
+def _pass_bar(stage: PriorStage) -> tqdm:
+    """A bar over the passes of one sample, fed by the sampler."""
+    bar = tqdm(desc='tokens', unit='pass', leave=False, disable=None if parallel.is_writer() else True)
+
+    def on_pass(done: int, total: int) -> None:
+        bar.total, bar.n = total, done
+        bar.refresh()
+
+    stage.on_pass = on_pass
+    return bar
 
 
 def main(argv: list[str]) -> int:
     args = arguments(argv)
-    job = check(args)
-    settings = settings_of(args, job.found)
-    record = manifest.Manifest(job.folder, manifest.STAGE_1, {
-        'checkpoint': job.found.digest(), 'palette': codebook.digest(job.colours),
-        'seed': 0 if settings.deterministic else args.seed, **vars(job.view), **vars(settings),
-        'prior_size': job.shape.prior_size, 'n_head': job.shape.n_head, 'GELU_2': job.shape.GELU_2,
-        'amp_level': args.amp_level}, lambda: next(job.folder.glob('condition_*/**/*.png'), None), args.overwrite)
-    args.device_target = runtime.choose(args.device_target, args.device_id, args.distributed)
-    rank, ranks = parallel.rank() if args.distributed else (0, 1)
-    outcome = inputs.Outcome(job.work.ids())
-    if rank == 0:
-        for place in (job.folder, *(p for p in job.folder.glob('condition_*') if p.is_dir())):
-            files.sweep(place, below=place != job.folder)
-    todo = plan(job, record, args.overwrite, rank, ranks)
-    if rank == 0:
-        record.write()
-    try:
-        if todo or args.distributed:
-            runtime.start(args.device_target, args.device_id, args.distributed)
-            quantise, at_once = codebook.Tokenizer(job.colours), runtime.rows_at_once(args.batch_size)
-            sampler = sampler_of(job, settings, quantise, at_once, args.amp_level)
-            sample(job, sampler, quantise, todo, args.seed, at_once, outcome)
-    finally:
-        parallel.wait_for_all(args.distributed)
-        if rank == 0:
-            for i in range(len(job.work)):
-                collect_likelihoods(record, job.folder, job.work.id(i), job.samples)
-            record.write()
-    status = outcome.status()
-    if status != 2 and rank == 0:
-        done = sum(all(os.path.isfile(prior_path(job.folder, k, job.work.id(i))) for k in range(1, job.samples + 1))
-                   for i in range(len(job.work)))
-        print(f'{done} pictures with {job.samples} prior(s) each in {job.folder}')
-    parallel.wait_for_all(args.distributed)  # msrun ends the others when one has left
-    return status
-
-
-def plan(job: Job, record: manifest.Manifest, overwrite: bool, rank: int, ranks: int) -> list[tuple[int, int]]:
-    """(picture, sample from 1) still to be made by this rank; results of changed pictures are removed."""
-    todo = []
-    for i in range(len(job.work)):
-        picture, sources = job.work.id(i), job.work.sources(i)
-        keep = not overwrite and record.unchanged(picture, sources)
-        if not keep and rank == 0:
-            for old in job.folder.glob('condition_*'):
-                files.remove(old / f'{picture}.png')
-        record.set(picture, sources)
-        if i % ranks == rank:
-            todo += [(i, k) for k in range(1, job.samples + 1)
-                     if not (keep and os.path.isfile(prior_path(job.folder, k, picture)))]
-    kept = len(job.work) * job.samples - len(todo)
-    if kept and ranks == 1:
-        log(f'{kept} finished priors are kept')
-    return todo
-
-
-def sampler_of(job: Job, settings: sampling.Settings, quantise: codebook.Tokenizer, at_once: int,
-               amp_level: str) -> sampling.Sampler:
-    """The checkpoint's network, loaded, behind a sampler of ``at_once`` rows a pass; imports MindSpore."""
-    from Transformer.models import predict
-    model = predict.Predictor(predict.load(job.found, job.shape), at_once, job.shape.prior_size ** 2, amp_level)
-    return sampling.Sampler(model, job.shape.prior_size, settings, quantise.colours, model.after)
-
-
-def sample(job: Job, sampler: sampling.Sampler, quantise: codebook.Tokenizer, todo: list[tuple[int, int]], seed: int,
-           at_once: int, outcome: inputs.Outcome) -> None:
-    """Sample and write the priors that ``todo`` names, ``at_once`` of them in a pass; failures go to ``outcome``."""
-    writes = parallel.is_writer()
-    with tqdm(total=len(todo), desc='priors', unit='prior', disable=None if writes else True) as bar, \
-            tqdm(desc='tokens', unit='pass', leave=False, disable=None if writes else True) as inner:
-
-        def on_pass(done: int, total: int) -> None:
-            inner.total, inner.n = total, done
-            inner.refresh()
-
-        for batch in _batches(job, quantise, todo, at_once, outcome, bar):
-            places, tokens, holes = zip(*batch, strict=True)
-            rngs = [sampling.generator_of(seed, job.work.id(i), k) for i, k in places]
-            samples = sampler(np.stack(tokens), np.stack(holes), rngs, on_pass)
-            for (i, k), row, hole, one in zip(places, tokens, holes, samples, strict=True):
-                path = prior_path(job.folder, k, job.work.id(i))
-                try:
-                    write_prior(path, row, one, hole, quantise.colours, job.shape.prior_size)
-                except OSError as error:
-                    outcome.fail(job.work.id(i), not_written(path, error))
-                bar.update()
-
-
-def _batches(job: Job, quantise: codebook.Tokenizer, todo: list[tuple[int, int]], batch_size: int,
-             outcome: inputs.Outcome, bar: tqdm) -> Iterator[list]:
-    """Lists of up to ``batch_size`` ((picture, sample), tokens, hole); pictures are read once, when they are due."""
-    batch, last, prepared = [], None, None
-    for i, k in todo:
-        if i != last:
-            try:
-                last, prepared = i, prepare(job.work, i, job.view, job.shape.prior_size, quantise)
-            except UserError as error:
-                last, prepared = i, None
-                outcome.fail(job.work.id(i), error)
-        if prepared is None:
-            bar.update()
-            continue
-        batch.append(((i, k), *prepared))
-        if len(batch) == batch_size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def collect_likelihoods(record: manifest.Manifest, folder: Path, picture: str, condition_num: int) -> None:
-    """Put the log-likelihoods that the prior files carry into the manifest."""
-    found = {}
-    for k in range(1, condition_num + 1):
-        path = prior_path(folder, k, picture)
-        if os.path.isfile(path) and (text := images.png_text(path).get(LIKELIHOOD)) is not None:
-            found[str(k)] = float(text)
-    entry = record.pictures[picture]
-    entry[LIKELIHOOD] = {**entry.get(LIKELIHOOD, {}), **found}
+    given = NAMES.given(args)
+    job = prepare(InferConfig(
+        given.ckpt, SourceConfig(given.images, given.masks, options.chosen(ViewFlags, args), (args.skip,)),
+        OutputConfig(given.output, given.n_results, args.overwrite), options.chosen(ModelFlags, args),
+        options.chosen(SamplingFlags, args), options.chosen(ComputeConfig, args)))
+    return execute(job, runtime.choose(args.device_target, args.device_id, args.distributed))
 
 
 if __name__ == '__main__':

@@ -16,6 +16,7 @@ from ict.log import log
 SOME_FAILED, NOTHING_DONE = 1, 2
 BUG = 70  # Python's own 1 would mean that some pictures failed
 _NO_MEMORY = "memory isn't enough"  # in the words of MindSpore's allocators
+INTERRUPTED = 'interrupted: finished files are whole; the same command continues (a training: with --ckpt_path)'
 _END_WITH_PARENT = 1  # Linux: PR_SET_PDEATHSIG
 
 
@@ -28,8 +29,8 @@ def run(main: Callable[[list[str]], int | None]) -> int:
         log(f'error: {error}')
         return NOTHING_DONE
     except KeyboardInterrupt:
-        log('interrupted: finished files are whole; the same command continues (a training: with --ckpt_path)')
-        return 130
+        log(INTERRUPTED)
+        return 128 + signal.SIGINT
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -50,13 +51,13 @@ def run(main: Callable[[list[str]], int | None]) -> int:
 
 
 def _end_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_END_WITH_PARENT, signal.SIGKILL)
+    if sys.platform == 'linux':
+        ctypes.CDLL(None).prctl(_END_WITH_PARENT, signal.SIGKILL)
 
 
 def call(script: Path, argv: list[str]) -> int:
     """Exit status of a script, which ends when this process does; 128 + the signal that ended it."""
-    child = subprocess.Popen([sys.executable, str(script), *argv],
-                             preexec_fn=_end_with_parent if sys.platform == 'linux' else None)
+    child = subprocess.Popen([sys.executable, str(script), *argv], preexec_fn=_end_with_parent)
     before = signal.signal(signal.SIGTERM, lambda number, _: child.send_signal(number))
     try:
         status = child.wait()
@@ -65,7 +66,48 @@ def call(script: Path, argv: list[str]) -> int:
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
-    if status < 0:
-        cause = ' (out of memory?)' if status == -signal.SIGKILL else ''
-        log(f'{script.parent.name}/{script.name} was ended by signal {-status}{cause}; the same command continues')
-    return status if status >= 0 else 128 - status
+    return _told(status, lambda: f'{script.parent.name}/{script.name}')
+
+
+def _told(status: int, who: Callable[[], str]) -> int:
+    """An exit status as the shell has it; a line tells of a signal that ended the process."""
+    if status >= 0:
+        return status
+    cause = ' (out of memory?)' if status == -signal.SIGKILL else ''
+    log(f'{who()} was ended by signal {-status}{cause}; the same command continues')
+    return 128 - status
+
+
+_progress: int | None = None  # where this process tells its supervisor what it works on
+
+
+def supervised(work: Callable[[], int]) -> int:
+    """Exit status of ``work``, done in a forked process, so that a signal that ends it is told.
+
+    To be called before MindSpore is imported. The two processes end together.
+    """
+    global _progress
+    if not hasattr(os, 'fork'):
+        return work()
+    receive, _progress = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _end_with_parent()
+        os.close(receive)
+        return work()
+    os.close(_progress)
+    signal.signal(signal.SIGTERM, lambda number, _: os.kill(child, number))
+    interrupted: list[int] = []  # the terminal sends Ctrl-C to both; MindSpore ends a process by SIGTERM then
+    signal.signal(signal.SIGINT, lambda number, _: interrupted.append(number))
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if interrupted and status < 0:
+        log(INTERRUPTED)
+        return 128 + signal.SIGINT
+    with open(receive, encoding='utf-8') as told:
+        return _told(status, lambda: (told.read().splitlines() or ['run.py'])[-1])
+
+
+def working_on(name: str) -> None:
+    """Tell the supervisor, if there is one, which part of the work begins."""
+    if _progress is not None:
+        os.write(_progress, f'{name}\n'.encode())

@@ -60,3 +60,7 @@ def of(checkpoint: Checkpoint, padding: str | None) -> Architecture:
     found = Architecture(len(blocks), checkpoint.shape('encoder.1.weight')[0], chosen)
     check(checkpoint, found.shapes())
     return found
+
+
+GeneratorConfig = Architecture
+GeneratorConfig.from_checkpoint = staticmethod(of)

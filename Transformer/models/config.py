@@ -86,3 +86,7 @@ def of(checkpoint: Checkpoint, given: dict[str, Any]) -> Architecture:
     if n_embd % found['n_head']:
         raise UserError(f'--n_head {found["n_head"]}: {checkpoint.path} has n_embd {n_embd}, which it does not divide')
     return Architecture(**found)
+
+
+GPTConfig = Architecture
+GPTConfig.from_checkpoint = staticmethod(of)

@@ -67,6 +67,15 @@ class Predictor:
         self.reader.set_train(False)
         self._after: dict[int, nn.Cell] = {}
 
+    @classmethod
+    def from_checkpoint(cls, ckpt: checkpoint.Checkpoint, config: Architecture, batch_size: int, reuse: str,
+                        amp_level: str) -> Predictor:
+        return cls(load(ckpt, config), batch_size, config.prior_size ** 2, amp_level)
+
+    @property
+    def logits_at(self) -> Predictor:
+        return self
+
     def __call__(self, tokens: np.ndarray, masks: np.ndarray, where: np.ndarray) -> np.ndarray:
         """tokens (B, T) int32, masks (B, T) float32, where (B, P) int32 -> logits (B, P, V) float32.
 

@@ -301,3 +301,6 @@ class Sampler:
         sure = log_probability(logits, tokens)
         on_pass(1, 1)
         return [Sample(t, float(s[m].sum()), e) for t, s, m, e in zip(tokens, sure, missing, expected, strict=True)]
+
+
+SamplingConfig = Settings

@@ -77,7 +77,8 @@ class Tokenizer:
     """
 
     def __init__(self, centres: np.ndarray) -> None:
-        self.colours = to_rgb(centres)  # (V, 3) uint8
+        self.centres, self.codebook_rgb = centres, to_rgb(centres)  # (V, 3) float32 and uint8
+        self.colours = self.codebook_rgb
         self._k = self.colours.astype(np.int32)
         self._table = np.empty(_CELLS * _IN_CELL, np.int16)
         self._filled = np.zeros(_CELLS, bool)

@@ -43,23 +43,28 @@ def centre_square(height: int, width: int) -> Box:
 
 
 def around(hole: np.ndarray) -> Box:
-    """The square of about twice the hole's size around a hole (H, W) bool, moved and cut to lie in the picture.
-
-    Only a hole that is longer than the picture's shorter side gets a frame that is no square.
-    """
-    height, width = hole.shape
+    """The frame around a whole hole (H, W) bool; without one, the middle square."""
     rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
     if not len(rows):
-        return centre_square(height, width)
-    extent = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
-    side = max(int(np.ceil(extent * _CONTEXT)), _SMALLEST_FRAME)
-    if extent <= min(height, width):
+        return centre_square(*hole.shape)
+    return around_extent(Box(int(rows[0]), int(columns[0]), int(rows[-1] - rows[0]) + 1,
+                             int(columns[-1] - columns[0]) + 1), *hole.shape)
+
+
+def around_extent(extent: Box, height: int, width: int) -> Box:
+    """The square of about twice the size of ``extent`` around it, moved and cut to lie in a (height, width) picture.
+
+    Only what is longer than the picture's shorter side gets a frame that is no square.
+    """
+    longest = max(extent.height, extent.width)
+    side = max(int(np.ceil(longest * _CONTEXT)), _SMALLEST_FRAME)
+    if longest <= min(height, width):
         side = min(side, height, width)
     spans = []
-    for found, limit in ((rows, height), (columns, width)):
-        length = min(side, limit)
-        start = (int(found[0]) + int(found[-1]) + 1 - length) // 2
-        spans.append((min(max(start, 0), limit - length), length))
+    for first, length, limit in ((extent.top, extent.height, height), (extent.left, extent.width, width)):
+        size = min(side, limit)
+        start = (2 * first + length - size) // 2
+        spans.append((min(max(start, 0), limit - size), size))
     (top, tall), (left, wide) = spans
     return Box(top, left, tall, wide)
 
@@ -99,6 +104,54 @@ def hole_in(grey: np.ndarray, height: int, width: int, geometry: str) -> tuple[B
     else:
         frame = centre_square(height, width) if geometry == 'crop' else whole(height, width)
     return frame, cut(hole, frame)
+
+
+class Frame(NamedTuple):
+    """A part of a picture that is completed by itself, and the hole (box.height, box.width) bool in it."""
+
+    box: Box
+    hole: np.ndarray
+
+
+def frames_in(grey: np.ndarray, height: int, width: int, geometry: str) -> list[Frame]:
+    """The parts of a (height, width) picture that are worked on; see ``hole_in`` for ``grey``.
+
+    There is one, but for geometry 'hole': there each connected group of the hole has a frame of its own, and groups
+    whose frames would overlap share one.
+    """
+    if geometry != 'hole':
+        return [Frame(*hole_in(grey, height, width, geometry))]
+    hole = touched(grey > HOLE_LEVEL, height, width)
+    return [Frame(box, cut(hole, box)) for box in boxes_around(hole)]
+
+
+def boxes_around(hole: np.ndarray) -> list[Box]:
+    """Frames that do not overlap, from top to bottom and left to right, around all groups of a hole (H, W) bool."""
+    height, width = hole.shape
+    count, _, stats, _ = cv2.connectedComponentsWithStats(hole.astype(np.uint8), connectivity=8)
+    extents = [Box(int(top), int(left), int(tall), int(wide)) for left, top, wide, tall, _ in stats[1:count]]
+    groups: list[tuple[Box, Box]] = []  # (extent of the hole, frame)
+    while extents:
+        extent = extents.pop()
+        frame = around_extent(extent, height, width)
+        near = next((group for group in groups if _overlap(group[1], frame)), None)
+        if near is None:
+            groups.append((extent, frame))
+        else:
+            groups.remove(near)
+            extents.append(_union(near[0], extent))
+    return sorted(frame for _, frame in groups) or [centre_square(height, width)]
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return (a.top < b.top + b.height and b.top < a.top + a.height
+            and a.left < b.left + b.width and b.left < a.left + a.width)
+
+
+def _union(a: Box, b: Box) -> Box:
+    top, left = min(a.top, b.top), min(a.left, b.left)
+    return Box(top, left, max(a.top + a.height, b.top + b.height) - top,
+               max(a.left + a.width, b.left + b.width) - left)
 
 
 def reaches_out(grey: np.ndarray, height: int, width: int, geometry: str) -> bool:

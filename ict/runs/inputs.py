@@ -109,6 +109,13 @@ class Inputs:
             self.say(line)
         return picture, grey
 
+    def without_hole(self, i: int, grey: np.ndarray, view: View) -> str:
+        """What is said of a picture in whose completed part is no hole."""
+        levels = f'down to {255 - int(grey.max())}, black' if view.invert_mask else f'up to {int(grey.max())}, white'
+        return (f'{self.mask_path(i)}: no hole in the part of {self.pictures.path(i)} that is completed; the mask has '
+                f'levels {levels} is the hole (--invert_mask: the other way round; --geometry resize: the whole '
+                f'picture)')
+
     def mask_path(self, i: int) -> Path:
         """The mask of a picture."""
         return self.mask_files.path(self.numbers[i])

@@ -1,11 +1,9 @@
-"""What made the files of a save place, so that a run can be continued, and one never continued with other settings."""
+"""What made the files of an output folder, so that a run is continued, and never with other settings."""
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,34 +22,24 @@ def file_digest(path: Path) -> str:
 
 
 class Manifest:
-    """``settings`` and one entry per picture, in a JSON file of the save place.
+    """``settings`` and one entry per picture, in a JSON file of the output folder.
 
     Args:
-        folder: the save place.
+        folder: the output folder.
         name: STAGE_1 or STAGE_2.
         settings: what all results depend on.
-        leftovers: results that are there; without a manifest nobody knows what made them.
-        overwrite: forget what is there, but for ``replaced``, its entries.
+        overwrite: forget what is there.
 
     Raises:
         UserError: what is there was made with other settings.
     """
 
-    def __init__(self, folder: Path, name: str, settings: dict[str, Any], leftovers: Callable[[], Path | None],
-                 overwrite: bool) -> None:
+    def __init__(self, folder: Path, name: str, settings: dict[str, Any], overwrite: bool) -> None:
         self.path, self.settings = folder / name, settings
         self.pictures: dict[str, dict[str, Any]] = {}
-        self.replaced: dict[str, dict[str, Any]] = {}
-        if overwrite:
-            with suppress(UserError):  # no manifest is replaced, too
-                self.replaced = (read(folder, name) or {}).get('pictures', {})
-            return
-        before = read(folder, name)
+        before = None if overwrite else read(folder, name)
+        self.is_new = before is None
         if before is None:
-            left = leftovers()
-            if left is not None:
-                raise UserError(f'{left}: is there already, and no {name} tells what made it; '
-                                f'use --overwrite or another save place')
             return
         changed = [f'{key} {_short(before["settings"].get(key))}, now {_short(settings.get(key))}'
                    for key in sorted(before['settings'].keys() | settings.keys())
@@ -61,15 +49,16 @@ class Manifest:
                             f'use --overwrite or another save place')
         self.pictures = before['pictures']
 
-    def unchanged(self, picture: str, sources: dict[str, Any]) -> bool:
-        """Whether the picture's results were made from just these sources."""
-        entry = self.pictures.get(picture, {})
-        return all(entry.get(key) == value for key, value in sources.items())
+    def refuse_leftovers(self, leftovers: Iterable[Path]) -> None:
+        """Raises a UserError for the first result that is there although no manifest tells what made it."""
+        left = next((path for path in leftovers if os.path.isfile(path)), None) if self.is_new else None
+        if left is not None:
+            raise UserError(f'{left}: is there already, and no {self.path.name} tells what made it; '
+                            f'use --overwrite or another save place')
 
-    def set(self, picture: str, sources: dict[str, Any]) -> None:
-        """Note what a picture's results are made from; forgets figures of older ones."""
-        if not self.unchanged(picture, sources):
-            self.pictures[picture] = dict(sources)
+    def digests(self, picture: str) -> dict[str, str]:
+        """Digests of a picture and its mask."""
+        return {key: self.pictures[picture][key] for key in ('image_digest', 'mask_digest')}
 
     def write(self) -> None:
         """Write the file, crash-safe, in a fixed order."""
@@ -92,36 +81,6 @@ def read(folder: str | Path, name: str) -> dict[str, Any] | None:
             and all(isinstance(entry, dict) for entry in content['pictures'].values())):
         raise UserError(f'{path}: not a manifest of this project; use --overwrite or another save place')
     return content
-
-
-# Figures of finished results that no manifest holds yet: a line each, in a file of each rank; a kill loses none.
-
-_JOURNAL = '.figures-{}.jsonl'
-
-
-def note_in_journal(folder: Path, rank: int, name: str, figures: str) -> None:
-    """Add a line to a rank's journal."""
-    with open(folder / _JOURNAL.format(rank), 'a', encoding='utf-8') as journal:
-        journal.write('\n' + json.dumps([name, figures]) + '\n')  # after what a kill cut short
-
-
-def read_journals(folder: Path) -> dict[str, str]:
-    """The lines of all ranks' journals; one that a kill cut short is left out."""
-    lines = {}
-    for path in folder.glob(_JOURNAL.format('*')):
-        for line in path.read_text(encoding='utf-8', errors='replace').splitlines():
-            try:
-                name, figures = json.loads(line)
-            except ValueError:
-                continue
-            lines[name] = figures
-    return lines
-
-
-def forget_journals(folder: Path) -> None:
-    """Remove the ranks' journals."""
-    for path in folder.glob(_JOURNAL.format('*')):
-        files.remove(path)
 
 
 def other_source(entry: dict[str, Any], sources: dict[str, Any]) -> str | None:

@@ -17,9 +17,10 @@ from ict import options
 from ict.data import codebook, geometry, images, masks
 from ict.device import parallel, runtime
 from ict.errors import UserError
-from ict.runs import inputs
+from ict.runs import inputs, plan
 from tests.conftest import DEVICE, command, files_of, module, photograph
 from Transformer import infer as stage_1
+from Transformer.datasets.dataset import published_view
 
 
 def sample(tiny, folders, save: Path, *more: object, ckpt: str = 'transformer') -> int:
@@ -48,12 +49,14 @@ def test_the_files_between_the_stages_are_as_specified(tiny, folders, colours, c
     found = both(tiny, folders, folders['save'], ('--condition_num', 2), ('--condition_num', 2, '--visualize'))
     assert set(found) == {
         *(f'AP/condition_{k}/p{i}.png' for k in (1, 2) for i in range(3)), 'AP/manifest.json',
-        *(f'p{i}_{k}.png' for k in (0, 1) for i in range(3)), 'results.json', 'metrics.csv', 'metrics_by_hole.csv',
-        'comparison.png'}
+        'AP/scores.jsonl', *(f'p{i}_{k}.png' for k in (0, 1) for i in range(3)), 'results.json', 'scores.jsonl',
+        'metrics.csv', 'metrics_by_hole.csv', 'comparison.png'}
     assert re.search(r'^PSNR: \d+\.\d{6}, MAE: 0\.\d{9}$', capsys.readouterr().out, re.M)
     manifest = json.loads(found['AP/manifest.json'])
     assert manifest['settings']['palette'] == codebook.digest(colours)
-    assert set(manifest['pictures']['p0']['log_likelihood']) == {'1', '2'}
+    lines = [json.loads(line) for line in found['AP/scores.jsonl'].decode().splitlines()]
+    assert [(line['id'], line['result']) for line in lines] == [(f'p{i}', k) for i in range(3) for k in (0, 1)]
+    assert all(line['log_likelihood'] < 0 for line in lines)
     levels = {tuple(k) for k in codebook.to_rgb(colours).tolist()}
     for k in (1, 2):
         with Image.open(folders['save'] / f'AP/condition_{k}/p0.png') as prior:
@@ -97,15 +100,10 @@ def test_published_mode_lets_colours_under_thin_strokes_through_as_published(tin
     sealed = both(tiny, folders, tmp_path / 'a')
     published = both(tiny, folders, tmp_path / 'b', ('--mask_mode', 'published', '--geometry', 'published'))
     assert pixels_of(sealed) != pixels_of(published)
-    tokens, hole = stage_1.prepare(*_prepared(folders, 'published'))
     picture = images.load_rgb(folders['images'] / 'p0.png')
-    np.testing.assert_array_equal(tokens.reshape(8, 8, 3), images.shrink(picture, 8))
-    assert hole.shape == (64,)
-
-
-def _prepared(folders, mode: str) -> tuple:
-    work = inputs.find(str(folders['images']), '--i', str(folders['masks']), '--m', 0, folders['save'])
-    return work, 0, inputs.View(mode, 'published'), 8, lambda small: small.reshape(-1, 3)
+    tokens, hole = published_view(picture, images.load_rgb(folders['masks'] / 'p0.png')[..., 0], 'published', 8)
+    np.testing.assert_array_equal(tokens, images.shrink(picture, 8))
+    assert hole.shape == (8, 8)
 
 
 def test_the_same_seed_gives_the_same_bytes_and_batch_size_and_order_change_nothing(tiny, folders, tmp_path):
@@ -203,28 +201,23 @@ def test_fewer_results_with_the_same_settings_keep_the_others(tiny, folders, tmp
     assert files_of(save) == first
 
 
-def test_a_killed_run_loses_no_figures(tiny, folders, tmp_path, monkeypatch, capsys):
+def test_a_killed_run_loses_no_scores(tiny, folders, tmp_path, monkeypatch, capsys):
     save, whole = tmp_path / 'one', both(tiny, folders, tmp_path / 'whole')
     assert sample(tiny, folders, save / 'AP') == 0
-
-    def until_it_is_killed() -> Path:
-        with monkeypatch.context() as patch:
-            patch.setattr(stage_2, '_collect', lambda *_: None)
-            paint(tiny, folders, save / 'AP', save)
-        (found,) = save.glob('.figures-*')
-        return found
-    journal = until_it_is_killed()
-    lines = journal.read_text().split('\n')
-    journal.write_text('\n'.join(lines)[:-30])  # of the third line a part
-    until_it_is_killed()
+    with monkeypatch.context() as patch:  # killed when all is painted and nothing collected
+        patch.setattr(plan.Run, 'finish', lambda *_: None)
+        paint(tiny, folders, save / 'AP', save)
+    lines = (save / 'scores.jsonl').read_text()
+    assert lines.count('"psnr"') == 3
+    (save / 'scores.jsonl').write_text(lines[:-30])  # of the third line a part
     capsys.readouterr()
     alone = {**folders, 'images': tmp_path / 'alone'}
     alone['images'].mkdir()
     shutil.copy(folders['images'] / 'p1.png', alone['images'])
     assert paint(tiny, alone, save / 'AP', save) == 0
-    assert '1 finished results are kept' in capsys.readouterr().err and not journal.exists()
+    assert '1 finished results are kept' in capsys.readouterr().err
     assert paint(tiny, folders, save / 'AP', save) == 0
-    assert '3 finished results are kept' in capsys.readouterr().err
+    assert '2 finished results are kept' in capsys.readouterr().err  # the one without its line is made again
     assert files_of(save) == whole
 
 
@@ -241,7 +234,7 @@ def test_options_of_samples_make_no_other_deterministic_priors(tiny, folders, tm
     assert sample(tiny, folders, tmp_path, '--deterministic') == 0
     capsys.readouterr()
     assert sample(tiny, folders, tmp_path, '--deterministic', '--seed', 1, '--temperature', 0.5, '--top_k', 3,
-                  '--sample_steps', 2, '--schedule', 'raster', '--step_schedule', 'linear') == 0
+                  '--sample_steps', 2, '--schedule', 'raster', '--reuse', 'hole') == 0
     assert '3 finished priors are kept' in capsys.readouterr().err
 
 
@@ -324,7 +317,7 @@ def test_keep_size_keeps_known_pixels_bit_for_bit(tiny, folders, tmp_path, mode)
 def test_keep_size_with_a_hole_out_of_the_crop_is_said_and_the_others_go_on(tiny, folders, tmp_path, capsys):
     assert sample(tiny, folders, tmp_path / 'AP') == 0
     mask = np.zeros((48, 64), np.uint8)
-    mask[:, 0] = 255
+    mask[:, :12] = 255
     Image.fromarray(mask).save(folders['masks'] / 'p0.png')
     assert sample(tiny, folders, tmp_path / 'AP') == 0
     assert paint(tiny, folders, tmp_path / 'AP', tmp_path / 'out', '--keep_size', '--geometry', 'crop') == 1

@@ -295,8 +295,7 @@ def test_our_record_is_kept_and_a_flag_or_palette_that_contradicts_it_is_refused
     assert run(out, out, '--temperature', 0.8) == 0
     found = checkpoint.read(out)
     assert found.metadata == {**known, 'sampling': {'top_k': 20, 'temperature': 0.8}}
-    args = stage_1.arguments(['--ckpt_path', str(out), '--image_url', 'a', '--mask_url', 'b'])
-    settings = stage_1.settings_of(args, found)
+    settings = stage_1.SamplingFlags().config(found.metadata)
     assert (settings.top_k, settings.temperature) == (20, 0.8)
     np.save(tmp_path / 'other.npy', colours[::-1])
     with pytest.raises(UserError, match='not the palette'):

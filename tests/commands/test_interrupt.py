@@ -19,7 +19,7 @@ from ict import files
 from tests.conftest import DEVICE, ROOT, files_of, photograph
 
 PICTURES, SAMPLES = 8, 2
-FILES = PICTURES * SAMPLES * 2 + 4  # priors, results; two manifests and two tables
+FILES = PICTURES * SAMPLES * 2 + 6  # priors, results; two manifests, two files of scores, two tables
 
 
 @pytest.fixture

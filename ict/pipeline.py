@@ -1,0 +1,227 @@
+"""Both stages as one Python call: ``Pipeline.load('demo')(photo, mask)`` -> completions.
+
+It stands above both stages, as run.py does, and gives the same bytes: run.py hands priors over through files, which
+hold the same 8-bit colours that are handed over in memory here.
+"""
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from Guided_Upsample import infer as stage_2
+from ict import files, pretrained
+from ict.data import images, masks
+from ict.device import runtime
+from ict.errors import UserError, require
+from ict.runs import inputs
+from ict.runs.config import Given
+from Transformer import infer as stage_1
+
+Picture = str | Path | Image.Image | np.ndarray
+
+
+class Cancelled(Exception):  # noqa: N818
+    """The caller's ``cancel`` event was set."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One way to fill the hole.
+
+    Attributes:
+        picture: (H, W) or (H, W, 2 | 3 | 4), uint8 or uint16: at the photo's size, channels and depth, every known
+            pixel the photo's own, bit for bit; with ``keep_size=False`` (S, S, 3) uint8.
+        priors: (P, P, 3) uint8 for each frame: what stage 1 sampled.
+        log_likelihood: of the sampled tokens under stage 1, in nats.
+        icc_profile: the photo's colour profile.
+    """
+
+    picture: np.ndarray
+    priors: list[np.ndarray]
+    log_likelihood: float
+    icc_profile: bytes | None = None
+
+    @property
+    def prior(self) -> np.ndarray:
+        """The prior of the first frame."""
+        return self.priors[0]
+
+    def png(self) -> bytes:
+        """The content of a PNG file, the same that run.py writes."""
+        return images.encode_png(self.picture, self.icc_profile)
+
+    def save(self, path: str | Path) -> None:
+        """Write a PNG crash-safe."""
+        files.write_bytes(files.output_file(path, 'save'), self.png())
+
+    def image(self) -> Image.Image:
+        """8-bit RGB, to look at."""
+        return Image.fromarray(images.to_rgb(self.picture))
+
+
+@dataclass(frozen=True)
+class CompletionConfig:
+    """How a picture is completed; the options of run.py of the same names, and its defaults unless said.
+
+    Attributes:
+        name: of the picture: with ``seed`` and the number of the sample it decides the noise. run.py takes the
+            path below the input folder without its ending.
+        geometry: None: 'resize' with ``keep_size``, else 'crop'.
+        keep_size: complete at the picture's own size (run.py: off).
+    """
+
+    name: str = 'image'
+    seed: int = 0
+    temperature: float | None = None
+    top_k: int | None = None
+    schedule: str | None = None
+    reuse: str | None = None
+    deterministic: bool = False
+    geometry: str | None = None
+    keep_size: bool = True
+    invert_mask: bool = False
+    dilate: int = 0
+
+
+class Pipeline:
+    """A pair of checkpoints, loaded once. Calls from several threads are computed one after another."""
+
+    def __init__(self, transformer: Given, generator: Given, device_target: str | None = None,
+                 device_id: int = 0) -> None:
+        self._transformer = transformer
+        self._painting = stage_2.Model.from_checkpoint(generator, None)
+        stage_1.Model.from_checkpoint(transformer, stage_1.ModelFlags(), stage_1.SamplingFlags())  # refuse it now
+        self._device = runtime.choose(device_target, device_id), device_id
+        self._lock = threading.Lock()
+        self._inpainter: Any = None
+        self._predictors: dict[str, Any] = {}  # by what is reused between passes
+
+    @classmethod
+    def load(cls, model: str = 'demo', *, transformer_ckpt: str | Path = '', upsample_ckpt: str | Path = '',
+             device_target: str | None = None, device_id: int = 0) -> Pipeline:
+        """A named pair, or two checkpoint files.
+
+        Raises:
+            UserError: missing or unusable checkpoints, or a device that is not there.
+        """
+        require(bool(transformer_ckpt) == bool(upsample_ckpt), 'transformer_ckpt and upsample_ckpt: give both, they '
+                                                               'belong together')
+        paths = (transformer_ckpt, upsample_ckpt) if transformer_ckpt else pretrained.pair(model)
+        return cls(*(Given(str(path), name) for path, name in zip(paths, ('transformer_ckpt', 'upsample_ckpt'),
+                                                                  strict=True)), device_target, device_id)
+
+    def __call__(self, image: Picture, mask: Picture, *, samples: int = 1, steps: int = stage_1.RECOMMENDED_STEPS,
+                 progress: Callable[[int, int], None] | None = None, cancel: threading.Event | None = None,
+                 **how: Any) -> list[Completion]:
+        """Complete a picture in several ways.
+
+        Args:
+            image, mask: path, PIL picture or array; the mask's bright part is the hole, as in the commands.
+            samples: completions. steps: passes of stage 1 each; 0: one a missing token, as published.
+            progress: called with (passes done, passes in all).
+            cancel: when set, the call ends before the next pass.
+            how: fields of ``CompletionConfig``.
+
+        Raises:
+            UserError: a picture or mask that can't be used, or a value out of range.
+            Cancelled: ``cancel`` was set.
+        """
+        config = CompletionConfig(**how)
+        require(samples >= 1 and steps >= 0, f'samples {samples}, steps {steps}: at least 1 and 0')
+        model = stage_1.Model.from_checkpoint(self._transformer, stage_1.ModelFlags(), stage_1.SamplingFlags(
+            config.top_k, config.temperature, steps, config.schedule, config.reuse, config.deterministic, config.seed))
+        view = inputs.View(geometry=config.geometry or ('resize' if config.keep_size else 'crop'),
+                           invert_mask=config.invert_mask, dilate=config.dilate)
+        # decode
+        picture = decoded(image, 'image')
+        grey = masks.adjusted(grey_of(mask), config.invert_mask, config.dilate)
+        tokens = stage_1.frames_of(picture.rgb, grey, view, model)
+        frames = stage_2.frames_of(picture.rgb, grey, view, stage_2.PaintingFlags.image_size)
+        require(any(frame.hole.any() for frame in tokens), 'mask: nothing of the picture is to be filled')
+        with self._lock:
+            self._check(cancel)
+            sampler, inpainter = self._start(model)
+            total = samples * len(tokens)
+            report = _Progress(total, progress, cancel)
+            completions = []
+            for k in range(samples):
+                # sample
+                drawn = []
+                for number, frame in enumerate(tokens):
+                    rng = model.noise(stage_1.frame_name(config.name, number, len(tokens)), k)
+                    drawn += sampler(frame.tokens[None], frame.hole[None], [rng], report.on_pass)
+                    report.next_sample()
+                priors = [model.prior(frame, sample) for frame, sample in zip(tokens, drawn, strict=True)]
+                # paint
+                painted = [inpainter.everywhere(frame.image[None], stage_2.enlarged(prior, len(frame.image))[None],
+                                                frame.hole[None])[0]
+                           for frame, prior in zip(frames, priors, strict=True)]
+                whole = stage_2.composed(picture.native, frames, painted) if config.keep_size else \
+                    stage_2.eight_bit(stage_2.small_result(frames, painted))
+                completions.append(Completion(whole, priors, sum(sample.log_likelihood for sample in drawn),
+                                              picture.icc_profile if config.keep_size else None))
+        return completions
+
+    @staticmethod
+    def _check(cancel: threading.Event | None) -> None:
+        if cancel is not None and cancel.is_set():
+            raise Cancelled
+
+    def _start(self, model: stage_1.Model) -> tuple[Any, Any]:
+        """Sampler and inpainter; networks are loaded at the first call."""
+        target, device_id = self._device
+        runtime.start(target, device_id)
+        if self._inpainter is None:
+            self._inpainter = self._painting.load(1, 'O0')
+        if model.reuse not in self._predictors:
+            self._predictors[model.reuse] = model.predictor(1, 'O0')
+        return model.sampler(self._predictors[model.reuse]), self._inpainter
+
+
+class _Progress:
+    """Passes done over all samples; the cancel event is looked at after each."""
+
+    def __init__(self, n_samples: int, progress: Callable[[int, int], None] | None,
+                 cancel: threading.Event | None) -> None:
+        self.n_samples, self.progress, self.cancel = n_samples, progress, cancel
+        self.samples_done = 0
+
+    def on_pass(self, done: int, total: int) -> None:
+        if self.progress is not None:
+            self.progress(self.samples_done * total + done, self.n_samples * total)
+        Pipeline._check(self.cancel)
+
+    def next_sample(self) -> None:
+        self.samples_done += 1
+
+
+def decoded(picture: Picture, what: str) -> images.Picture:
+    """A picture as the commands decode its file.
+
+    Raises:
+        UserError: it can't be read or is no picture.
+    """
+    if isinstance(picture, str | Path):
+        return images.load(picture)
+    array = np.asarray(picture.convert('RGBA' if 'A' in picture.mode or 'transparency' in picture.info else 'RGB')
+                       if isinstance(picture, Image.Image) and picture.mode not in ('L', 'RGB', 'RGBA') else picture)
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        raise UserError(f'{what}: an array of {array.dtype} {array.shape}; give uint8 (H, W), (H, W, 3) or (H, W, 4)')
+    profile = picture.info.get('icc_profile') if isinstance(picture, Image.Image) else None
+    return images.Picture(array, images.to_rgb(array), icc_profile=profile)
+
+
+def grey_of(mask: Picture) -> np.ndarray:
+    """A mask as grey levels (h, w) uint8."""
+    if isinstance(mask, np.ndarray) and mask.dtype == bool:
+        return mask.astype(np.uint8) * 255
+    if isinstance(mask, str | Path):
+        return masks.load(mask)
+    rgb = images.to_rgb(decoded(mask, 'mask').native, images.BLACK)
+    return masks.grey(rgb)
