@@ -67,7 +67,7 @@ def load(path: str | Path, background: int = WHITE, max_pixels: int = MAX_PIXELS
             if (frames := _frames(opened)) > 1:
                 notes.append(f'{path}: has {frames} frames; the first is used')
             native, profile = _decode(opened, path, notes)
-            return Picture(native, _to_rgb(native, background), notes, profile)
+            return Picture(native, to_rgb(native, background), notes, profile)
     except UserError:
         raise
     except FileNotFoundError:
@@ -186,7 +186,7 @@ def _with_alpha(native: np.ndarray, key: int | tuple[int, ...]) -> np.ndarray:
     return np.dstack([native, alpha])
 
 
-def _to_rgb(native: np.ndarray, background: int) -> np.ndarray:
+def to_rgb(native: np.ndarray, background: int = WHITE) -> np.ndarray:
     """What the networks see of ``native``: (H, W, 3) uint8."""
     if native.dtype == np.uint8 and native.ndim == 3 and native.shape[2] == 3:
         return native

@@ -31,9 +31,12 @@ def read(path: str | Path, invert: bool, dilate: int, max_pixels: int,
          **more: str) -> tuple[np.ndarray, list[str]]:
     """What ``load`` gives, and one line each for what the file has beyond it (further frames)."""
     picture = images.load(path, images.WHITE if invert else images.BLACK, max_pixels, **more)
-    rgb = picture.rgb
-    grey = rgb[..., 0] if (rgb == rgb[..., :1]).all() else cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
-    return adjusted(grey, invert, dilate), picture.notes
+    return adjusted(grey(picture.rgb), invert, dilate), picture.notes
+
+
+def grey(rgb: np.ndarray) -> np.ndarray:
+    """Levels (H, W) uint8 of a mask's colours (H, W, 3) uint8."""
+    return rgb[..., 0] if (rgb == rgb[..., :1]).all() else cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
 
 
 def adjusted(grey: np.ndarray, invert: bool, dilate: int) -> np.ndarray:

@@ -1,0 +1,101 @@
+"""The Python call gives what run.py gives, to one caller at a time, and can be watched and cancelled."""
+from __future__ import annotations
+
+import io
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ict.errors import UserError
+from ict.pipeline import Cancelled, Pipeline
+from tests.conftest import command, photograph
+
+
+@pytest.fixture(scope='module')
+def pipe(tiny) -> Pipeline:
+    return Pipeline.load(transformer_ckpt=tiny['transformer'], upsample_ckpt=tiny['generator'])
+
+
+@pytest.mark.parametrize('options', [{'geometry': 'crop', 'keep_size': False}, {}, {'geometry': 'hole', 'dilate': 2},
+                                     {'deterministic': True}, {'invert_mask': True, 'temperature': 0.5, 'seed': 3}])
+def test_the_same_bytes_as_run_py(pipe, tiny, folders, options):
+    words = {'keep_size': True, **options}
+    done = command('run.py', '--transformer_ckpt', tiny['transformer'], '--upsample_ckpt', tiny['generator'],
+                   '--input_image', folders['images'], '--input_mask', folders['masks'], '--save_place',
+                   folders['save'], '--sample_num', 2, '--sample_steps', 4,
+                   *[f'--{name}={value}' for name, value in words.items()])
+    assert done.returncode == 0, done.stderr
+    for name in ('p0', 'p2'):
+        completions = pipe(folders['images'] / f'{name}.png', folders['masks'] / f'{name}.png', samples=2, steps=4,
+                           name=name, **options)
+        for k, completion in enumerate(completions):
+            assert completion.png() == (folders['save'] / f'{name}_{k}.png').read_bytes()
+            with Image.open(folders['save'] / 'AP' / f'condition_{k + 1}' / f'{name}.png') as prior:
+                np.testing.assert_array_equal(completion.prior, prior)
+
+
+def test_pictures_may_be_files_arrays_or_pil(pipe, folders):
+    paths = folders['images'] / 'p0.png', folders['masks'] / 'p0.png'
+    pictures = [Image.open(path) for path in paths]
+    arrays = [np.asarray(picture) for picture in pictures]
+    [wanted] = pipe(*paths, steps=2)
+    for image, mask in (pictures, arrays, (arrays[0], arrays[1] > 127), map(str, paths)):
+        [completion] = pipe(image, mask, steps=2)
+        np.testing.assert_array_equal(completion.picture, wanted.picture)
+
+
+def test_unpainted_pixels_are_the_photographs_bit_for_bit_with_alpha_and_profile(pipe):
+    rgba = np.dstack([photograph(1), np.full((48, 64), 90, np.uint8)])
+    hole = np.zeros((48, 64), bool)
+    hole[10:30, 20:44] = True
+    [completion] = pipe(rgba, hole, steps=2)
+    np.testing.assert_array_equal(completion.picture[~hole], rgba[~hole])
+    assert (completion.picture[hole][:, :3] != rgba[hole][:, :3]).any()
+    assert Image.open(io.BytesIO(completion.png())).mode == 'RGBA' and completion.image().mode == 'RGB'
+
+
+def test_several_threads_get_what_one_would(pipe, folders):
+    names = ['p0', 'p1', 'p2'] * 2
+
+    def one(name: str) -> bytes:
+        return pipe(folders['images'] / f'{name}.png', folders['masks'] / f'{name}.png', steps=3, name=name)[0].png()
+
+    wanted = [one(name) for name in names]
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(one, names)) == wanted
+
+
+def test_progress_counts_the_passes_of_all_samples_and_cancel_ends_the_call(pipe, folders):
+    seen, cancel = [], threading.Event()
+    paths = folders['images'] / 'p1.png', folders['masks'] / 'p1.png'
+    pipe(*paths, samples=3, steps=4, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(done, 12) for done in range(1, 13)]
+
+    def stop(done: int, _: int) -> None:
+        if done == 2:
+            cancel.set()
+
+    with pytest.raises(Cancelled):
+        pipe(*paths, samples=3, steps=4, progress=stop, cancel=cancel)
+    assert len(pipe(*paths, steps=4)) == 1  # goes on working
+
+
+@pytest.mark.parametrize(('image', 'mask', 'line'), [
+    ('missing.png', 'm.png', 'missing.png: no such image'),
+    (np.zeros((20, 20, 5), np.uint8), np.ones((20, 20), bool), 'image: an array of uint8'),
+    (photograph(0), np.zeros((48, 64), bool), 'mask: nothing'),
+])
+def test_wrong_pictures_are_one_line(pipe, image, mask, line):
+    with pytest.raises(UserError, match=line) as said:
+        pipe(image, mask)
+    assert '\n' not in str(said.value)
+
+
+def test_wrong_models_are_one_line(tiny):
+    with pytest.raises(UserError, match='holds a Generator, not a Transformer'):
+        Pipeline.load(transformer_ckpt=tiny['generator'], upsample_ckpt=tiny['generator'])
+    with pytest.raises(UserError, match='give both'):
+        Pipeline.load(transformer_ckpt=tiny['transformer'])
