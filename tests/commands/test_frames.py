@@ -1,0 +1,67 @@
+"""--geometry hole: groups of the hole that lie far apart are completed in frames of their own."""
+from __future__ import annotations
+
+import json
+
+import numpy as np
+from PIL import Image
+
+from ict.data import images
+from tests.conftest import command, files_of, photograph
+
+
+def run(tiny, folder, *more):
+    return command('run.py', '--transformer_ckpt', tiny['transformer'], '--upsample_ckpt', tiny['generator'],
+                   '--input_image', folder / 'photo.png', '--input_mask', folder / 'mask.png', '--save_place',
+                   folder / 'save', '--sample_steps', 2, '--geometry', 'hole', '--sample_num', 2, *more)
+
+
+def prepared(folder, spots):
+    photo = photograph(4, 300, 500)
+    mask = np.zeros((300, 500), np.uint8)
+    for top, left in spots:
+        mask[top:top + 12, left:left + 20] = 255
+    Image.fromarray(photo).save(folder / 'photo.png')
+    Image.fromarray(mask).save(folder / 'mask.png')
+    return photo, mask > 0
+
+
+def test_every_group_is_filled_from_a_prior_of_its_own_and_known_pixels_stay(tiny, tmp_path):
+    photo, hole = prepared(tmp_path, [(20, 30), (40, 400), (240, 200)])
+    done = run(tiny, tmp_path, '--keep_size')
+    assert done.returncode == 0, done.stderr
+    priors = sorted(path.name for path in (tmp_path / 'save' / 'AP' / 'condition_2').iterdir())
+    assert priors == ['photo@1.png', 'photo@2.png', 'photo@3.png']
+    contents = {(tmp_path / 'save' / 'AP' / 'condition_1' / name).read_bytes() for name in priors}
+    assert len(contents) == 3
+    result = images.load_rgb(tmp_path / 'save' / 'photo_0.png')
+    np.testing.assert_array_equal(result[~hole], photo[~hole])
+    for top, left in ((20, 30), (40, 400), (240, 200)):
+        assert (result[top:top + 12, left:left + 20] != photo[top:top + 12, left:left + 20]).any()
+    lines = [json.loads(line) for line in (tmp_path / 'save' / 'scores.jsonl').read_text().splitlines()]
+    assert [line['frames'] for line in lines] == [3, 3]
+
+
+def test_a_resume_makes_what_is_missing_of_a_result_and_keeps_the_rest(tiny, tmp_path):
+    prepared(tmp_path, [(20, 30), (40, 400)])
+    assert run(tiny, tmp_path, '--keep_size').returncode == 0
+    wanted = files_of(tmp_path / 'save')
+    (tmp_path / 'save' / 'AP' / 'condition_1' / 'photo@2.png').unlink()
+    (tmp_path / 'save' / 'photo_1.png').unlink()
+    again = run(tiny, tmp_path, '--keep_size')
+    assert '1 finished priors are kept' in again.stderr and '1 finished results are kept' in again.stderr
+    assert files_of(tmp_path / 'save') == wanted
+
+
+def test_a_mask_with_fewer_groups_leaves_no_prior_of_the_former_ones(tiny, tmp_path):
+    prepared(tmp_path, [(20, 30), (40, 400)])
+    assert run(tiny, tmp_path, '--keep_size').returncode == 0
+    prepared(tmp_path, [(20, 30)])
+    assert run(tiny, tmp_path, '--keep_size').returncode == 0
+    assert [path.name for path in (tmp_path / 'save' / 'AP' / 'condition_1').iterdir()] == ['photo.png']
+
+
+def test_without_keep_size_several_groups_are_an_error_that_names_the_remedy(tiny, tmp_path):
+    prepared(tmp_path, [(20, 30), (40, 400)])
+    done = run(tiny, tmp_path)
+    assert done.returncode == 2 and 'has 2 holes far apart' in done.stderr and 'add --keep_size' in done.stderr
