@@ -1,4 +1,4 @@
-"""The commands of the readme and the model card: their options exist, and those of training and scoring run."""
+"""The readmes and the model card: their commands, options and links exist, and what they show runs."""
 from __future__ import annotations
 
 import importlib
@@ -8,13 +8,15 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from PIL import Image
 
 from tests.conftest import ROOT, photograph
 
-DOCUMENTS = ('readme.md', 'ckpts_ICT/demo/model_card.md')
+DOCUMENTS = ('readme.md', 'Transformer/readme.md', 'Guided_Upsample/readme.md', 'ict/readme.md',
+             'ckpts_ICT/demo/model_card.md')
 CHECKED = ('Transformer.train', 'Transformer.infer', 'Guided_Upsample.train', 'Guided_Upsample.infer', 'run',
            'ict.evaluate')  # their options are parsed and checked without a look at files
 
@@ -42,12 +44,17 @@ COMMANDS = sorted({(found[0], tuple(found[1])) for name in DOCUMENTS for line in
                    if (found := split(line)) is not None and found[0] != 'pytest'})
 
 
+def module_of(name: str) -> ModuleType:
+    module = importlib.import_module(name)
+    return importlib.import_module(f'{name}.__main__') if hasattr(module, '__path__') else module
+
+
 def helped(name: str, argv: list[str], capsys: pytest.CaptureFixture) -> set[str]:
     """The options that a command's --help names."""
     subcommand = argv[:1] if argv and re.fullmatch('[a-z_]+', argv[0]) and name.startswith('tests.') else []
     with pytest.raises(SystemExit):
-        importlib.import_module(name).main([*subcommand, '--help'])
-    return set(re.findall(r'--\w+', capsys.readouterr().out))
+        module_of(name).main([*subcommand, '--help'])
+    return set(re.findall(r'^ +(--\w+)', capsys.readouterr().out, re.M))
 
 
 @pytest.mark.parametrize(('name', 'argv'), COMMANDS, ids=[f'{name} {" ".join(argv)}'[:80] for name, argv in COMMANDS])
@@ -57,14 +64,70 @@ def test_every_option_that_is_shown_exists(name, argv, capsys, monkeypatch):
         known |= helped('run', [], capsys)
     assert {word for word in argv if word.startswith('--')} <= known
     if name in CHECKED and '...' not in argv:
-        import run
-        monkeypatch.setattr(run, 'checkpoints_of', lambda model: ('published', 'weights'))  # not in this repository
-        importlib.import_module(name).arguments(list(argv))
+        from ict import pretrained
+        monkeypatch.setattr(pretrained, 'pair', lambda model: ('published', 'weights'))  # not in this repository
+        module_of(name).arguments(list(argv))
+
+
+def tables(document: str) -> dict[str, set[str]]:
+    """The options in the first column of each table whose head says 'option', by the heading above it."""
+    found: dict[str, set[str]] = {}
+    heading = ''
+    inside = False
+    for line in (ROOT / document).read_text().splitlines():
+        if line.startswith('#'):
+            heading = line.lstrip('# ')
+        inside = line.startswith('| option |') or (inside and line.startswith('|'))
+        if inside and not line.startswith(('| option |', '|---')):
+            cell = line.split('|')[1].replace('*', '')
+            found.setdefault(heading, set()).update(re.findall(r'[A-Za-z]\w+', re.sub(r' \d+', '', cell)))
+    return found
+
+
+@pytest.mark.parametrize('stage', ['Transformer', 'Guided_Upsample'])
+@pytest.mark.parametrize(('script', 'heading', 'shared'), [('infer', 'Options', 'Options of both stages'),
+                                                           ('train', 'Training', 'Training runs')])
+def test_the_option_tables_name_every_option_of_a_script_and_no_other(stage, script, heading, shared, capsys):
+    own, common = tables(f'{stage}/readme.md')[heading], tables('ict/readme.md')[shared]
+    options = {name.removeprefix('--') for name in helped(f'{stage}.{script}', [], capsys)} - {'help'}
+    device = {'device_target', 'device_id'}
+    assert own <= options, own - options
+    assert common <= options, common - options
+    assert options <= own | common | device, options - own - common
+
+
+def test_the_options_that_run_py_shares_are_marked_so(capsys):
+    marked = set()
+    for stage in ('Transformer', 'Guided_Upsample'):
+        text = (ROOT / stage / 'readme.md').read_text().split('## Options')[1].split('## ')[0]
+        marked |= set(re.findall(r'\*(\w+)\*', ''.join(line.split('|')[1] for line in text.splitlines()
+                                                       if line.startswith('| *'))))
+    renamed = {'ckpt_path', 'image_url', 'mask_url', 'save_url', 'condition_num', 'input', 'mask', 'save_path'}
+    options = {name.removeprefix('--') for name in helped('run', [], capsys)}
+    assert marked - renamed <= options, marked - renamed - options
+
+
+@pytest.mark.parametrize('document', DOCUMENTS)
+def test_every_link_to_a_file_or_a_heading_leads_somewhere(document):
+    def anchors(path: Path) -> set[str]:
+        heads = re.findall(r'^#+ (.+)$', path.read_text(), re.M)
+        return {re.sub(r'[^\w\- ]', '', head.lower()).replace(' ', '-') for head in heads}
+
+    for target in re.findall(r'\]\(([^)]+)\)', (ROOT / document).read_text()):
+        if not target.startswith('http'):
+            name, _, anchor = target.partition('#')
+            path = (ROOT / document).parent / name if name else ROOT / document
+            assert path.exists(), target
+            assert not anchor or anchor in anchors(path), target
+
+
+def test_the_first_page_is_short():
+    assert (ROOT / 'readme.md').stat().st_size <= 15_000
 
 
 def test_the_documents_show_every_script():
     assert {name for name, _ in COMMANDS} >= {*CHECKED, 'mask.generate', 'ict.palette', 'ict.device',
-                                              'ckpts_ICT.convert', 'ckpts_ICT.download', 'tests.benchmarks.benchmark'}
+                                              'ckpts_ICT.convert', 'ckpts_ICT.download', 'ict.app'}
 
 
 def test_the_first_command_gives_the_figures_beside_it(tmp_path):
