@@ -20,13 +20,13 @@ from ict.device import runtime
 from ict.errors import require
 from ict.options import positive
 from ict.runs import inputs
-from ict.runs.config import ComputeConfig, Given, Names, OutputConfig, SourceConfig, ViewFlags, add_compute
+from ict.runs.config import ComputeConfig, Given, OutputConfig, Paths, SourceConfig, ViewFlags, add_compute
 from Transformer import infer as stage_1
 
 SAMPLES, SAMPLE_MASKS = ROOT / 'images' / 'samples', ROOT / 'mask' / 'testing_mask_dataset'
 DEMO_SAMPLES = 3
 PRIORS = 'AP'
-NAMES = Names('transformer_ckpt', 'input_image', 'input_mask', 'save_place', 'sample_num')
+NAMES = ('transformer_ckpt', 'input_image', 'input_mask', 'save_place', 'sample_num')  # of ``Paths``
 
 
 def arguments(argv: list[str]) -> Any:
@@ -65,7 +65,7 @@ def arguments(argv: list[str]) -> Any:
 
 def configs(args: Any) -> tuple[stage_1.InferConfig, stage_2.InferConfig]:
     """What each stage is told."""
-    given = NAMES.given(args)
+    given = Paths.from_args(args, NAMES)
     priors = Given(str(Path(args.save_place) / PRIORS), given.output.option)
     source = SourceConfig(given.images, given.masks, options.chosen(ViewFlags, args), (args.save_place,))
     compute = ComputeConfig(args.batch_size, args.amp_level, args.device_target, args.device_id)

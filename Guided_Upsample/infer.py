@@ -32,8 +32,8 @@ from ict.runs import inputs, manifest, metrics, report
 from ict.runs.config import (
     ComputeConfig,
     Given,
-    Names,
     OutputConfig,
+    Paths,
     SourceConfig,
     ViewFlags,
     add_compute,
@@ -45,7 +45,7 @@ from ict.runs.scores import Scores
 TEST = 2
 COMPARISON = 'comparison.png'
 _COMPARISON_ROWS = 12
-NAMES = Names('ckpt_path', 'input', 'mask', 'save_path', 'condition_num')
+NAMES = ('ckpt_path', 'input', 'mask', 'save_path', 'condition_num')  # of ``Paths``
 
 
 # ---- options
@@ -212,7 +212,7 @@ class PaintingStage:
     """Stage 2 as the steps of a ``Run``: pictures, masks and priors in, results and scores out."""
 
     def __init__(self, job: Job) -> None:
-        self.inputs, self.view, self.output_dir = job.inputs, job.view, job.output_dir
+        self.pictures, self.view, self.output_dir = job.pictures, job.view, job.output_dir
         self.flags, self.conditions, self.made, self.priors = job.config.painting, job.conditions, job.made, job.priors
         self.inpainter: Any = None
         self._last: tuple[int, list[Frame]] | None = None
@@ -223,12 +223,12 @@ class PaintingStage:
         Raises:
             UserError: stage 1's manifest says that the prior was made of another picture or mask.
         """
-        picture = self.inputs.id(task.i)
+        picture = self.pictures.id(task.i)
         if self.made is not None:
             entry = self.made['pictures'].get(picture)
-            require(entry is not None, f'{self.inputs.pictures.path(task.i)}: stage 1 has made no prior of it')
+            require(entry is not None, f'{self.pictures.pictures.path(task.i)}: stage 1 has made no prior of it')
             other = manifest.other_source(entry, digests)
-            require(other is None, f'{self.inputs.pictures.path(task.i)}: its prior was made from another {other}; '
+            require(other is None, f'{self.pictures.pictures.path(task.i)}: its prior was made from another {other}; '
                                    f'run stage 1 again')
         n_frames = self.priors.lines.get((picture, task.k), {}).get('frames', 1)
         paths = self.prior_paths(task, n_frames)
@@ -236,13 +236,13 @@ class PaintingStage:
 
     def prior_paths(self, task: Task, n_frames: int) -> list[Path]:
         """Stage 1's files for a result."""
-        picture = self.inputs.id(task.i)
+        picture = self.pictures.id(task.i)
         names = [picture] if n_frames == 1 else [f'{picture}@{number + 1}' for number in range(n_frames)]
         return [self.conditions[task.k] / f'{name}.png' for name in names]
 
     def paths(self, task: Task, n_frames: int = 1) -> list[Path]:
         """<id>_<k>.png."""
-        return [result_path(self.output_dir, self.inputs.id(task.i), task.k)]
+        return [result_path(self.output_dir, self.pictures.id(task.i), task.k)]
 
     def read(self, task: Task) -> list[Frame]:
         """The picture's frames, decoded once for all its results, with the priors of this one."""
@@ -255,8 +255,8 @@ class PaintingStage:
 
     def decoded(self, i: int) -> list[Frame]:
         """The picture's frames, still without priors."""
-        picture, grey = self.inputs.read(i, self.view)
-        path, size = self.inputs.pictures.path(i), picture.rgb.shape[:2]
+        picture, grey = self.pictures.read(i, self.view)
+        path, size = self.pictures.pictures.path(i), picture.rgb.shape[:2]
         keeps_size = self.flags.keep_size
         require(not (keeps_size and geometry.reaches_out(grey, *size, self.view.geometry)),
                 f'{path}: the hole reaches out of the {self.view.geometry} frame; with --keep_size use --geometry '
@@ -325,7 +325,7 @@ class Job:
 
     config: InferConfig
     model: Model
-    inputs: inputs.Inputs
+    pictures: inputs.Inputs
     view: inputs.View
     output_dir: Path
     conditions: list[Path]
@@ -408,8 +408,8 @@ def execute(job: Job, device_target: str) -> int:
     with locked(output_dir, job.config.output.folder.option):
         # plan
         if rank == 0:
-            sweep(output_dir, lambda: {result_path(output_dir, name, 0).parent for name in job.inputs.ids()})
-        work = Run(job.inputs, stage, job.manifest, Scores(output_dir if keeps else None, rank),
+            sweep(output_dir, lambda: {result_path(output_dir, name, 0).parent for name in job.pictures.ids()})
+        work = Run(job.pictures, stage, job.manifest, Scores(output_dir if keeps else None, rank),
                    job.config.output.n_results.value, keeps, rank, ranks)
         tasks = work.plan(job.config.output.overwrite, 'results')
         if rank == 0 and keeps:
@@ -437,7 +437,7 @@ def write_metrics(work: Run, job: Job) -> None:
     """metrics.csv, metrics_by_hole.csv and the published console line, of new and kept results."""
     rows = []
     for task, line in work.finished():
-        key = job.inputs.id(task.i), task.k
+        key = job.pictures.id(task.i), task.k
         rows.append({'id': key[0], 'result': task.k, **{name: line[name] for name in ('hole', *metrics.NAMES)},
                      'log_likelihood': job.priors.lines.get(key, {}).get('log_likelihood', '')})
     if not rows:
@@ -477,7 +477,7 @@ def compare(work: Run, stage: PaintingStage) -> None:
 
 def main(argv: list[str]) -> int:
     args = arguments(argv)
-    given = NAMES.given(args)
+    given = Paths.from_args(args, NAMES)
     job = prepare(InferConfig(
         given.ckpt, SourceConfig(given.images, given.masks, options.chosen(ViewFlags, args)),
         Given(args.prior, '--prior'), OutputConfig(given.output, given.n_results, args.overwrite),

@@ -31,8 +31,8 @@ from ict.runs import inputs, manifest
 from ict.runs.config import (
     ComputeConfig,
     Given,
-    Names,
     OutputConfig,
+    Paths,
     SourceConfig,
     ViewFlags,
     add_compute,
@@ -48,7 +48,7 @@ from Transformer.models.sampling import Sample, SamplingConfig
 TOP_K, TEMPERATURE = 40, 1.0
 RECOMMENDED_STEPS = 16
 REUSES = ('none', 'hole', 'window')
-NAMES = Names('ckpt_path', 'image_url', 'mask_url', 'save_url', 'condition_num')
+NAMES = ('ckpt_path', 'image_url', 'mask_url', 'save_url', 'condition_num')  # of ``Paths``
 
 
 # ---- options
@@ -266,7 +266,7 @@ class PriorStage:
     """Stage 1 as the steps of a ``Run``: pictures and masks in, prior files out."""
 
     def __init__(self, model: Model, pictures: inputs.Inputs, view: inputs.View, output_dir: Path) -> None:
-        self.model, self.inputs, self.view, self.output_dir = model, pictures, view, output_dir
+        self.model, self.pictures, self.view, self.output_dir = model, pictures, view, output_dir
         self.sampler: sampling.Sampler | None = None
         self.on_pass: Callable[[int, int], None] = lambda done, total: None
         self._last: tuple[int, list[Frame]] | None = None
@@ -277,25 +277,25 @@ class PriorStage:
 
     def paths(self, task: Task, n_frames: int = 1) -> list[Path]:
         """condition_<k>/<id>.png, or <id>@1.png ... of several frames."""
-        return prior_paths(self.output_dir, self.inputs.id(task.i), task.k, n_frames)
+        return prior_paths(self.output_dir, self.pictures.id(task.i), task.k, n_frames)
 
     def read(self, task: Task) -> list[Frame]:
         """The picture's frames, decoded once for all its samples."""
         if self._last is None or self._last[0] != task.i:
             self._last = None
-            picture, grey = self.inputs.read(task.i, self.view)
+            picture, grey = self.pictures.read(task.i, self.view)
             frames = frames_of(picture.rgb, grey, self.view, self.model)
-            require(any(frame.hole.any() for frame in frames), self.inputs.without_hole(task.i, grey, self.view))
+            require(any(frame.hole.any() for frame in frames), self.pictures.without_hole(task.i, grey, self.view))
             if self.view.mask_mode == 'sealed' and geometry.reaches_out(grey, *picture.rgb.shape[:2],
                                                                         self.view.geometry):
-                self.inputs.say(f'{self.inputs.pictures.path(task.i)}: the part of the hole outside the middle square '
-                                f'is not filled; use --geometry resize (run.py: or --keep_size)')
+                self.pictures.say(f'{self.pictures.pictures.path(task.i)}: the part of the hole outside the middle '
+                                  f'square is not filled; use --geometry resize (run.py: or --keep_size)')
             self._last = task.i, frames
         return self._last[1]
 
     def compute(self, parts: Sequence[Part]) -> list[Sample]:
         """A sample of each frame."""
-        rngs = [self.model.noise(frame_name(self.inputs.id(part.task.i), part.number, len(part.frames)), part.task.k)
+        rngs = [self.model.noise(frame_name(self.pictures.id(part.task.i), part.number, len(part.frames)), part.task.k)
                 for part in parts]
         return self.sampler(np.stack([part.frame.tokens for part in parts]),
                             np.stack([part.frame.hole for part in parts]), rngs, self.on_pass)
@@ -325,7 +325,7 @@ class Job:
 
     config: InferConfig
     model: Model
-    inputs: inputs.Inputs
+    pictures: inputs.Inputs
     view: inputs.View
     output_dir: Path
     manifest: manifest.Manifest
@@ -356,12 +356,12 @@ def execute(job: Job, device_target: str) -> int:
     """Sample what is not finished yet; the exit status."""
     compute, output_dir = job.config.compute, job.output_dir
     rank, ranks = parallel.rank() if compute.distributed else (0, 1)
-    stage = PriorStage(job.model, job.inputs, job.view, output_dir)
+    stage = PriorStage(job.model, job.pictures, job.view, output_dir)
     with locked(output_dir, job.config.output.folder.option):
         # plan
         if rank == 0:
             sweep(output_dir, lambda: output_dir.glob('condition_*'))
-        work = Run(job.inputs, stage, job.manifest, Scores(output_dir, rank), job.config.output.n_results.value,
+        work = Run(job.pictures, stage, job.manifest, Scores(output_dir, rank), job.config.output.n_results.value,
                    rank=rank, ranks=ranks)
         tasks = work.plan(job.config.output.overwrite, 'priors')
         if rank == 0:
@@ -399,7 +399,7 @@ def _pass_bar(stage: PriorStage) -> tqdm:
 
 def main(argv: list[str]) -> int:
     args = arguments(argv)
-    given = NAMES.given(args)
+    given = Paths.from_args(args, NAMES)
     job = prepare(InferConfig(
         given.ckpt, SourceConfig(given.images, given.masks, options.chosen(ViewFlags, args), (args.skip,)),
         OutputConfig(given.output, given.n_results, args.overwrite), options.chosen(ModelFlags, args),

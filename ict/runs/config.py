@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,18 +20,19 @@ class Given(NamedTuple):
         return f'{self.option} {self.value}'
 
 
-class Names(NamedTuple):
-    """What a script calls the options that both stages have."""
+class Paths(NamedTuple):
+    """The values of the options that each script calls otherwise."""
 
-    ckpt: str
-    images: str
-    masks: str
-    output: str
-    n_results: str
+    ckpt: Given
+    images: Given
+    masks: Given
+    output: Given
+    n_results: Given
 
-    def given(self, args: argparse.Namespace) -> Names:
-        """The same five as ``Given`` values."""
-        return Names(*(Given(getattr(args, name), f'--{name}') for name in self))
+    @classmethod
+    def from_args(cls, args: argparse.Namespace, names: Sequence[str]) -> Paths:
+        """From parsed options, which are called ``names`` in this order."""
+        return cls(*[Given(getattr(args, name), f'--{name}') for name in names])
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def helped(name: str, argv: list[str], capsys: pytest.CaptureFixture) -> set[str
     subcommand = argv[:1] if argv and re.fullmatch('[a-z_]+', argv[0]) and name.startswith('tests.') else []
     with pytest.raises(SystemExit):
         module_of(name).main([*subcommand, '--help'])
-    return set(re.findall(r'^ +(--\w+)', capsys.readouterr().out, re.M))
+    return set(re.findall(r'^  (--\w+)', capsys.readouterr().out, re.M))
 
 
 @pytest.mark.parametrize(('name', 'argv'), COMMANDS, ids=[f'{name} {" ".join(argv)}'[:80] for name, argv in COMMANDS])
