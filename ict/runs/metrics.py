@@ -1,7 +1,10 @@
-"""How close a completion is to the original; pictures are float arrays in [0, 1], (H, W, 3) or (3, H, W)."""
+"""How close a completion is to its original; pictures are float arrays in [0, 1], (H, W, 3) or (3, H, W)."""
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -45,6 +48,39 @@ def all_of(result: np.ndarray, image: np.ndarray, hole: np.ndarray) -> dict[str,
     """psnr, mae, ssim, l1 and l1_hole of (H, W, 3) pictures."""
     return dict(zip(NAMES, (psnr(result, image), mae(result, image), ssim(result, image), l1(result, image),
                             l1_in_hole(result, image, hole)), strict=True))
+
+
+def diversity(samples: np.ndarray, hole: np.ndarray) -> dict[str, float]:
+    """How much (n, S, S, 3) uint8 samples differ, mean over all pairs; nan for a single sample.
+
+    Returns:
+        diversity: mean absolute difference in the hole, in levels; diversity_ssim: 1 - SSIM of the whole pictures.
+    """
+    pairs = [(a / 255, b / 255) for a, b in itertools.combinations(samples, 2)]
+    if not pairs:
+        return {'diversity': math.nan, 'diversity_ssim': math.nan}
+    return {'diversity': float(np.mean([l1_in_hole(a, b, hole) for a, b in pairs])),
+            'diversity_ssim': float(np.mean([1 - ssim(a, b) for a, b in pairs]))}
+
+
+def means(rows: Sequence[Mapping[str, Any]], names: Sequence[str] = NAMES) -> dict[str, float]:
+    """The mean of each metric over several results.
+
+    PSNR is infinite for a picture that equals its original: such rows are left out of its mean, which is inf only where
+    no other row is left.
+    """
+    result = {}
+    for name in names:
+        values = [row[name] for row in rows]
+        if name == 'psnr' and n_identical(rows) < len(rows):
+            values = [value for value in values if value != math.inf]
+        result[name] = float(np.mean(values))
+    return result
+
+
+def n_identical(rows: Sequence[Mapping[str, Any]]) -> int:
+    """How many results equal their originals."""
+    return sum(row['psnr'] == math.inf for row in rows)
 
 
 def _truncated(picture: np.ndarray) -> np.ndarray:

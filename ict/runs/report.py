@@ -1,4 +1,4 @@
-"""Pictures and tables for people: comparison sheets, training curves."""
+"""Pictures and tables for people: comparison sheets, training curves, CSV and Markdown tables."""
 from __future__ import annotations
 
 import csv
@@ -14,7 +14,10 @@ from PIL import Image, ImageDraw, ImageFont
 from ict import files
 from ict.runs import metrics
 
-HOLE_BINS = ((0.0, 0.1), (0.1, 0.2), (0.2, 0.4), (0.4, 0.6), (0.6, 1.01))
+HOLE_BINS = ((0.0, 0.1), (0.1, 0.2), (0.2, 0.4), (0.4, 0.6), (0.6, 1.01))  # 1 belongs to the last
+ALL_HOLES = (0.0, 1.01)
+
+Columns = Sequence[tuple[str, str, int]]  # title, key, decimals
 
 _INK, _FAINT, _PAPER = (40, 40, 40), (215, 215, 215), (255, 255, 255)
 _LINE, _NOISE = (31, 119, 180), (190, 215, 235)
@@ -65,24 +68,24 @@ def _panel(name: str, points: list[tuple[int, float]], width: int, height: int) 
         low, high = low - 0.5, high + 0.5
     first, last = x.min(), max(x.max(), x.min() + 1)
 
-    def place(a: float, b: float) -> tuple[float, float]:
-        return (left + (a - first) / (last - first) * (width - left - right),
-                height - bottom - (b - low) / (high - low) * (height - top - bottom))
+    def to_pixels(step: float, value: float) -> tuple[float, float]:
+        return (left + (step - first) / (last - first) * (width - left - right),
+                height - bottom - (value - low) / (high - low) * (height - top - bottom))
 
     draw.text((left, 6), name, fill=_INK, font=_font(14))
     for tick in _ticks(low, high):
-        _, level = place(first, tick)
+        _, level = to_pixels(first, tick)
         draw.line([(left, level), (width - right, level)], fill=_FAINT)
         draw.text((left - 6, level), f'{tick:.4g}', fill=_INK, font=_font(11), anchor='rm')
     for tick in _ticks(first, last):
-        across, _ = place(tick, low)
+        across, _ = to_pixels(tick, low)
         draw.text((across, height - bottom + 6), f'{tick:g}', fill=_INK, font=_font(11), anchor='mt')
-    line = [place(a, b) for a, b in zip(x, y, strict=True)]
+    line = [to_pixels(a, b) for a, b in zip(x, y, strict=True)]
     if len(line) >= _SMOOTHED:
         draw.line(line, fill=_NOISE, width=1)
         window = len(line) // 20
         total = np.cumsum(np.concatenate([[0.0], y]))
-        line = [place(x[i], (total[i + 1] - total[max(0, i + 1 - window)]) / min(i + 1, window))
+        line = [to_pixels(x[i], (total[i + 1] - total[max(0, i + 1 - window)]) / min(i + 1, window))
                 for i in range(len(line))]
     if len(line) > 1:
         draw.line(line, fill=_LINE, width=2, joint='curve')
@@ -103,12 +106,29 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def write_csv(path: str | Path, rows: Sequence[dict[str, Any]]) -> None:
-    """A table with the first row's columns, crash-safe."""
+    """A table with the first row's columns, crash-safe; nan becomes an empty cell."""
     text = io.StringIO()
     table = csv.DictWriter(text, list(rows[0]), lineterminator='\n')
     table.writeheader()
-    table.writerows(rows)
+    table.writerows({key: '' if _is_nan(value) else value for key, value in row.items()} for row in rows)
     files.write_bytes(path, text.getvalue().encode('utf-8', 'surrogateescape'))
+
+
+def markdown(rows: Sequence[dict[str, Any]], columns: Columns) -> str:
+    """A Markdown table; floats have their column's decimals, nan is a dash."""
+    lines = ['| ' + ' | '.join(title for title, _, _ in columns) + ' |', '|---' * len(columns) + '|']
+    lines += ['| ' + ' | '.join(_cell(row[key], decimals) for _, key, decimals in columns) + ' |' for row in rows]
+    return '\n'.join(lines)
+
+
+def _cell(value: Any, decimals: int) -> str:
+    if _is_nan(value):
+        return '–'
+    return f'{value:.{decimals}f}' if isinstance(value, float) else str(value)
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
 
 
 def bin_name(low: float, high: float) -> str:
@@ -116,19 +136,23 @@ def bin_name(low: float, high: float) -> str:
     return f'{100 * low:.0f}-{100 * min(high, 1.0):.0f} %'
 
 
-def by_hole(rows: Sequence[dict[str, Any]], figures: Sequence[str] = metrics.NAMES) -> list[dict[str, Any]]:
-    """Means of ``figures`` by the share of the picture in the hole (row['hole']), then over all."""
+def means_by_hole(rows: Sequence[dict[str, Any]], names: Sequence[str] = metrics.NAMES) -> list[dict[str, Any]]:
+    """Means of the metrics by the share of the picture in the hole (row['hole']), then over all rows.
+
+    Returns:
+        A row for each bin that is not empty: hole (the bin's name), results (how many), identical (how many of them
+        equal their originals and are left out of the mean PSNR) and the means.
+    """
     table = []
-    for low, high in (*HOLE_BINS, (0.0, 1.01)):
+    for low, high in (*HOLE_BINS, ALL_HOLES):
         inside = [row for row in rows if low <= row['hole'] < high]
         if inside:
-            name = 'all' if (low, high) == (0.0, 1.01) else bin_name(low, high)
-            table.append({'hole': name, 'results': len(inside),
-                          **{key: float(np.mean([row[key] for row in inside])) for key in figures}})
+            table.append({'hole': 'all' if (low, high) == ALL_HOLES else bin_name(low, high), 'results': len(inside),
+                          'identical': metrics.n_identical(inside), **metrics.means(inside, names)})
     return table
 
 
 def write_metrics(path: Path, by_hole_path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Figures of each result, and their means by hole ratio."""
+    """The metrics of each result, and their means by the share of the hole."""
     write_csv(path, rows)
-    write_csv(by_hole_path, by_hole(rows))
+    write_csv(by_hole_path, means_by_hole(rows))

@@ -38,7 +38,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from Guided_Upsample import infer as stage_2
-from ict import checkpoint, command, evaluate, files, options
+from ict import checkpoint, command, files, options
 from ict.command import run
 from ict.data import codebook, geometry, images, pairs
 from ict.device import gpu, runtime
@@ -47,7 +47,7 @@ from ict.errors import (
     require,
 )
 from ict.options import positive
-from ict.runs import inputs, metrics, report
+from ict.runs import evaluation, inputs, metrics, report
 from Transformer import infer as stage_1
 from Transformer.models import config, sampling
 
@@ -311,7 +311,7 @@ def scored(place: Path, setting: str, samples: int, scenes: dict[str, Scene]) ->
     Args:
         scenes: by picture.
     """
-    figures = evaluate.read_figures(place / setting / 'metrics.csv')
+    figures = evaluation.read_metrics(place / setting / 'metrics.csv')
     rows = []
     for picture, scene in scenes.items():
         if any((picture, k) not in figures for k in range(samples)):
@@ -324,7 +324,7 @@ def scored(place: Path, setting: str, samples: int, scenes: dict[str, Scene]) ->
                         for key in metrics.NAMES},
                      'prior_l1': float(np.mean([metrics.l1_in_hole(prior / 255, scene.tokens / 255, scene.token_hole)
                                                 for prior in priors])),
-                     **evaluate.diversity(results, scene.hole)})
+                     **metrics.diversity(results, scene.hole)})
     return rows
 
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import itertools
 import math
 import os
@@ -14,17 +15,18 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from skimage.metrics import structural_similarity
 
 from ict import command, evaluate
-from ict.data import geometry, images
+from ict.data import images
 from ict.data.images import load_rgb
 from ict.errors import UserError
-from ict.runs import inputs
+from ict.runs import perceptual
 
 ROOT = Path(__file__).resolve().parents[2]
 S = 40
 HOLE_ROWS = {'a': 6, 'deep/b': 12, 'c': 20}  # 15, 30 and 50 % of the picture
-FIGURE_NAMES = ('psnr', 'mae', 'ssim', 'l1', 'l1_hole')
+NAMES = ('psnr', 'mae', 'ssim', 'l1', 'l1_hole')
 
 
 def random_picture(seed: int, height: int = S, width: int = S) -> np.ndarray:
@@ -32,9 +34,10 @@ def random_picture(seed: int, height: int = S, width: int = S) -> np.ndarray:
     return cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
-def numpy_figures(result: np.ndarray, original: np.ndarray, hole: np.ndarray) -> dict[str, float]:
+def numpy_metrics(result: np.ndarray, original: np.ndarray, hole: np.ndarray) -> dict[str, float]:
     difference = np.abs(result.astype(float) - original)
     return {'psnr': 10 * math.log10(255 ** 2 / (difference ** 2).mean()), 'mae': difference.sum() / original.sum(),
+            'ssim': structural_similarity(result.astype(np.uint8), original, win_size=7, channel_axis=-1),
             'l1': difference.mean(), 'l1_hole': difference[hole].mean()}
 
 
@@ -42,121 +45,9 @@ def by_opencv(original: np.ndarray, hole: np.ndarray, method: int) -> np.ndarray
     return cv2.inpaint(np.where(hole[..., None], np.uint8(0), original), hole.astype(np.uint8) * 255, 3, method)
 
 
-def stage_2_figures(seed: int) -> dict[str, float]:
-    """What no file could give, so a test sees where a figure is from."""
-    return dict(zip(FIGURE_NAMES, np.random.default_rng(seed).uniform(1, 30, 5).tolist(), strict=True))
-
-
-def view_of(original: np.ndarray, hole: np.ndarray) -> geometry.ScoredView:
-    return geometry.ScoredView(np.where(hole[..., None], np.uint8(0), original), hole, original)
-
-
-@pytest.fixture
-def top_hole() -> np.ndarray:
-    hole = np.zeros((S, S), bool)
-    hole[:12] = True
-    return hole
-
-
-@pytest.mark.parametrize('geometry', ['crop', 'resize', 'hole'])
-@pytest.mark.parametrize('mask_shape', [(90, 130), (64, 64)])
-def test_scored_view_is_what_stage_2_scores_against(tmp_path, monkeypatch, geometry, mask_shape):
-    monkeypatch.setattr(sys, 'path', [*sys.path])  # the script puts the root in front
-    from Guided_Upsample import infer
-    grey = np.zeros(mask_shape, np.uint8)
-    grey[20:33, 25:60] = 255
-    images.write_png(tmp_path / 'p' / 'x.png', random_picture(0, 90, 130))
-    images.write_png(tmp_path / 'm' / 'x.png', grey)
-    work = inputs.find(tmp_path / 'p', '--input', tmp_path / 'm', '--mask', 0, tmp_path / 'none')
-    view = inputs.View(geometry=geometry)
-    seen = infer.Seen(work, 0, view, 64, own_size=False)
-
-    picture, mask = work.read(0, view)
-    image, hole, original = evaluate.scored_view(picture.rgb, mask, geometry, 64)
-
-    assert 0 < hole.mean() < 1
-    np.testing.assert_array_equal(image, seen.image)
-    np.testing.assert_array_equal(hole, seen.hole)
-    np.testing.assert_array_equal(original, seen.original)
-
-
-@pytest.mark.parametrize('method', [cv2.INPAINT_TELEA, cv2.INPAINT_NS])
-def test_opencv_is_cv2_inpaint_of_radius_3_and_no_hole_pixel_reaches_it(top_hole, method):
-    image = random_picture(1)
-    other = np.where(top_hole[..., None], random_picture(2), image)
-    painted = evaluate.opencv(image, top_hole, method)
-    np.testing.assert_array_equal(painted, by_opencv(image, top_hole, method))
-    np.testing.assert_array_equal(painted, evaluate.opencv(other, top_hole, method))
-    np.testing.assert_array_equal(painted[~top_hole], image[~top_hole])
-    assert not evaluate.opencv(image, np.ones_like(top_hole), method).any()  # nothing known: not the original
-
-
-def test_mean_picture_rounds_to_the_nearest_level():
-    samples = np.array([[10, 0, 255], [11, 0, 255], [11, 1, 254]], np.uint8).reshape(3, 1, 1, 3)
-    assert evaluate.mean_picture(samples).tolist() == [[[11, 0, 255]]]
-
-
-def test_diversity_is_the_mean_over_all_pairs_and_its_l1_is_of_the_hole_alone(top_hole):
-    from skimage.metrics import structural_similarity
-    samples = np.stack([random_picture(seed) for seed in range(3)])
-    found = evaluate.diversity(samples, top_hole)
-    pairs = list(itertools.combinations(samples.astype(int), 2))
-    assert found['diversity'] == pytest.approx(np.mean([np.abs(a - b)[top_hole].mean() for a, b in pairs]))
-    assert found['diversity_ssim'] == pytest.approx(np.mean(
-        [1 - structural_similarity(a, b, win_size=7, data_range=255, channel_axis=-1) for a, b in pairs]))
-    assert all(math.isnan(value) for value in evaluate.diversity(samples[:1], top_hole).values())
-
-
-def test_single_best_and_deterministic_rows_are_stage_2s_figures(top_hole):
-    samples = np.stack([random_picture(seed) for seed in range(3)])
-    figures = [{'psnr': 20.0, 'mae': 0.3, 'ssim': 0.9, 'l1': 1.0, 'l1_hole': 4.0},
-               {'psnr': 23.0, 'mae': 0.2, 'ssim': 0.5, 'l1': 2.0, 'l1_hole': 9.0},
-               {'psnr': 20.0, 'mae': 0.1, 'ssim': 0.7, 'l1': 6.0, 'l1_hole': 2.0}]
-    rows = {row['method']: row for row in evaluate.score(
-        view_of(random_picture(9), top_hole), samples, figures, stage_2_figures(5), {})}
-    assert list(rows) == ['single sample', 'best of 3 by PSNR', 'deterministic']
-    assert {key: rows['single sample'][key] for key in FIGURE_NAMES} == pytest.approx(
-        {'psnr': 21.0, 'mae': 0.2, 'ssim': 0.7, 'l1': 3.0, 'l1_hole': 5.0})
-    assert {key: rows['best of 3 by PSNR'][key] for key in FIGURE_NAMES} == figures[1]
-    assert {key: rows['deterministic'][key] for key in FIGURE_NAMES} == stage_2_figures(5)
-    assert rows['single sample']['diversity'] == evaluate.diversity(samples, top_hole)['diversity']
-    assert math.isnan(rows['deterministic']['diversity'])
-    assert {row['hole'] for row in rows.values()} == {12 / S}
-
-
-def test_other_pictures_are_scored_against_the_original(top_hole):
-    from skimage.metrics import structural_similarity
-    original, picture = random_picture(9), random_picture(8)
-    row = evaluate.score(view_of(original, top_hole), picture[None], [stage_2_figures(0)], stage_2_figures(1),
-                         {'another': picture})[-1]
-    expected = numpy_figures(picture, original, top_hole)
-    assert {key: row[key] for key in expected} == pytest.approx(expected)
-    assert row['ssim'] == pytest.approx(structural_similarity(picture, original, win_size=7, channel_axis=-1))
-
-
-def test_table_has_the_means_of_each_bin_and_of_all():
-    rows = [{'id': str(i), 'method': method, 'hole': hole, 'psnr': psnr + bonus, 'mae': 0.5, 'ssim': 0.25,
-             'l1': 1.5, 'l1_hole': 3.0, 'diversity': math.nan if bonus else 2.0, 'diversity_ssim': math.nan}
-            for i, (hole, psnr) in enumerate([(0.15, 20.0), (0.2, 30.0), (0.39, 31.0), (0.4, 10.0)])
-            for method, bonus in (('one', 0), ('two', 5))]
-    cells = [[cell.strip() for cell in line.strip('|').split('|')] for line in evaluate.table(rows).splitlines()]
-    assert cells[0][:4] == ['hole', 'pictures', 'method', 'PSNR']
-    assert [row[:4] for row in cells[2:]] == [
-        ['10-20 %', '1', 'one', '20.00'], ['10-20 %', '1', 'two', '25.00'],
-        ['20-40 %', '2', 'one', '30.50'], ['20-40 %', '2', 'two', '35.50'],
-        ['40-60 %', '1', 'one', '10.00'], ['40-60 %', '1', 'two', '15.00'],
-        ['all', '4', 'one', '22.75'], ['all', '4', 'two', '27.75']]
-    assert cells[2][4:] == ['0.2500', '0.50000', '3.00', '2.00', '–']
-    assert cells[3][-2:] == ['–', '–']
-    assert len({len(row) for row in cells}) == 1
-
-
-def test_best_median_and_worst_are_ranked_by_the_first_sample():
-    psnr = {'a': 21.0, 'b': 25.0, 'c': 19.0, 'd': 23.0, 'e': 30.0}
-    sampled = {(picture, k): {'psnr': value if k == 0 else -value} for picture, value in psnr.items() for k in (0, 1)}
-    assert evaluate.best_median_worst(list(psnr), sampled) == ['e', 'd', 'c']
-    assert evaluate.best_median_worst(['a', 'c'], sampled) == ['a', 'c']
-    assert evaluate.best_median_worst(['a'], sampled) == ['a']
+def stage_2_metrics(seed: int) -> dict[str, float]:
+    """What no file could give, so a test sees where a value is from."""
+    return dict(zip(NAMES, np.random.default_rng(seed).uniform(1, 30, 5).tolist(), strict=True))
 
 
 class FakeRun:
@@ -170,17 +61,17 @@ class FakeRun:
     def __call__(self, script: Path, argv: list[str]) -> int:
         assert script == ROOT / 'run.py'
         self.commands.append(argv)
-        place = Path(argv[argv.index('--save_place') + 1])
+        output_dir = Path(argv[argv.index('--save_place') + 1])
         count = int(argv[argv.index('--sample_num') + 1]) if '--sample_num' in argv else 1
         rows = []
         for picture in HOLE_ROWS:
             for k in range(count):
                 if picture not in self.failing:
-                    seed = fake_seed(place.name, picture, k)
-                    images.write_png(place / f'{picture}_{k}.png', random_picture(seed))
-                    rows.append({'id': picture, 'result': k, 'hole': 0.1, **stage_2_figures(seed)})
+                    seed = fake_seed(output_dir.name, picture, k)
+                    images.write_png(output_dir / f'{picture}_{k}.png', random_picture(seed))
+                    rows.append({'id': picture, 'result': k, 'hole': 0.1, **stage_2_metrics(seed)})
         if rows:
-            with open(place / 'metrics.csv', 'w', newline='') as stream:
+            with open(output_dir / 'metrics.csv', 'w', newline='') as stream:
                 table = csv.DictWriter(stream, list(rows[0]))
                 table.writeheader()
                 table.writerows(rows)
@@ -214,8 +105,8 @@ def rows_of(tmp_path: Path) -> dict[tuple[str, str], dict[str, str]]:
         return {(row['id'], row['method']): row for row in csv.DictReader(stream)}
 
 
-def names_in(place: Path) -> list[str]:
-    return sorted(path.relative_to(place).as_posix() for path in place.rglob('*') if path.is_file())
+def names_in(output_dir: Path) -> list[str]:
+    return sorted(path.relative_to(output_dir).as_posix() for path in output_dir.rglob('*') if path.is_file())
 
 
 def test_rows_of_an_evaluation_are_those_computed_by_hand(folder, capsys):
@@ -227,15 +118,15 @@ def test_rows_of_an_evaluation_are_those_computed_by_hand(folder, capsys):
         original, hole = random_picture(i), np.zeros((S, S), bool)
         hole[:hole_rows] = True
         seeds = [fake_seed('samples', picture, k) for k in range(4)]
-        figures = [stage_2_figures(seed) for seed in seeds]
+        sample_metrics = [stage_2_metrics(seed) for seed in seeds]
         by_hand = {
-            'single sample': {key: np.mean([one[key] for one in figures]) for key in FIGURE_NAMES},
-            'best of 4 by PSNR': figures[int(np.argmax([one['psnr'] for one in figures]))],
-            'deterministic': stage_2_figures(fake_seed('deterministic', picture, 0)),
-            'mean of 4 samples': numpy_figures(
+            'single sample': {key: np.mean([one[key] for one in sample_metrics]) for key in NAMES},
+            'best of 4 by PSNR': sample_metrics[int(np.argmax([one['psnr'] for one in sample_metrics]))],
+            'deterministic': stage_2_metrics(fake_seed('deterministic', picture, 0)),
+            'mean of 4 samples': numpy_metrics(
                 np.rint(np.mean([random_picture(seed) for seed in seeds], axis=0)), original, hole),
-            'OpenCV, Telea': numpy_figures(by_opencv(original, hole, cv2.INPAINT_TELEA), original, hole),
-            'OpenCV, Navier-Stokes': numpy_figures(by_opencv(original, hole, cv2.INPAINT_NS), original, hole)}
+            'OpenCV, Telea': numpy_metrics(by_opencv(original, hole, cv2.INPAINT_TELEA), original, hole),
+            'OpenCV, Navier-Stokes': numpy_metrics(by_opencv(original, hole, cv2.INPAINT_NS), original, hole)}
         for method, expected in by_hand.items():
             row = rows.pop((picture, method))
             assert float(row['hole']) == hole_rows / S
@@ -246,29 +137,92 @@ def test_rows_of_an_evaluation_are_those_computed_by_hand(folder, capsys):
     assert '\n'.join(table) in (tmp_path / 'out' / 'evaluation.md').read_text(encoding='utf-8')
 
 
+class FakeFeatures:
+    """Takes the place of an installed network: its only map is the picture itself."""
+
+    network = perceptual.NETWORKS['lite2']
+
+    def __call__(self, picture: np.ndarray) -> list[np.ndarray]:
+        return [picture.transpose(2, 0, 1).astype(np.float32)]
+
+
+def test_perceptual_distances_are_those_of_the_files_that_are_scored(folder, monkeypatch):
+    tmp_path, _ = folder
+    monkeypatch.setattr(perceptual, 'load', {'lite2': FakeFeatures()}.__getitem__)
+    assert evaluate.main(argv_of(tmp_path, '--perceptual')) == 0
+    rows, output_dir = rows_of(tmp_path), tmp_path / 'out'
+
+    def distance(picture: str, *paths: str) -> float:
+        maps = [FakeFeatures()(load_rgb(output_dir / path)) for path in (f'originals/{picture}_0.png', *paths)]
+        return float(np.mean([perceptual.distance(found, maps[0]) for found in maps[1:]]))
+
+    for picture in HOLE_ROWS:
+        psnr = [stage_2_metrics(fake_seed('samples', picture, k))['psnr'] for k in range(4)]
+        for method, paths in {
+                'single sample': [f'results/{picture}_{k}.png' for k in range(4)],
+                'best of 4 by PSNR': [f'results/{picture}_{np.argmax(psnr)}.png'],
+                'deterministic': [f'deterministic/{picture}_0.png'], 'mean of 4 samples': [f'mean/{picture}_0.png'],
+                'OpenCV, Telea': [f'telea/{picture}_0.png'],
+                'OpenCV, Navier-Stokes': [f'navier_stokes/{picture}_0.png']}.items():
+            found = float(rows[picture, method]['perceptual'])
+            assert found == pytest.approx(distance(picture, *paths), rel=1e-6), (picture, method)
+    text = (output_dir / 'evaluation.md').read_text(encoding='utf-8')
+    assert 'EfficientNet-Lite2' in text and '| perceptual |' in text
+
+
+def test_a_missing_network_is_an_error_before_anything_runs(folder, monkeypatch):
+    tmp_path, fake = folder
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+    with pytest.raises(UserError, match='--perceptual lite0'):
+        evaluate.main(argv_of(tmp_path, '--perceptual', 'lite0'))
+    assert not fake.commands and not (tmp_path / 'out').exists()
+
+
+def test_a_result_that_equals_its_original_does_not_make_the_mean_infinite(folder, capsys):
+    tmp_path, fake = folder
+
+    def with_identical(script: Path, argv: list[str]) -> int:
+        status = fake(script, argv)
+        path = Path(argv[argv.index('--save_place') + 1]) / 'metrics.csv'
+        rows = list(csv.DictReader(path.open()))
+        rows[0]['psnr'] = 'inf'
+        with open(path, 'w', newline='') as stream:
+            table = csv.DictWriter(stream, list(rows[0]))
+            table.writeheader()
+            table.writerows(rows)
+        return status
+
+    evaluate.call = with_identical  # the fixture's monkeypatch puts it back
+    assert evaluate.main(argv_of(tmp_path)) == 0
+    said = capsys.readouterr().out
+    assert 'equal their originals: 1 of best of 4 by PSNR, 1 of deterministic.' in said
+    assert '| all | 3 | deterministic | inf' not in said and '10-20 % | 1 | deterministic | inf' in said
+
+
 def test_originals_and_results_have_the_same_names_and_sizes(folder):
     tmp_path, _ = folder
     evaluate.main(argv_of(tmp_path))
-    place = tmp_path / 'out'
+    output_dir = tmp_path / 'out'
     expected = sorted(f'{picture}_{k}.png' for picture in HOLE_ROWS for k in range(4))
-    assert names_in(place / 'originals') == names_in(place / 'results') == expected
+    assert names_in(output_dir / 'originals') == names_in(output_dir / 'results') == expected
     for i, picture in enumerate(HOLE_ROWS):
         for k in range(4):
-            np.testing.assert_array_equal(load_rgb(place / 'originals' / f'{picture}_{k}.png'), random_picture(i))
-            np.testing.assert_array_equal(load_rgb(place / 'results' / f'{picture}_{k}.png'),
+            np.testing.assert_array_equal(load_rgb(output_dir / 'originals' / f'{picture}_{k}.png'), random_picture(i))
+            np.testing.assert_array_equal(load_rgb(output_dir / 'results' / f'{picture}_{k}.png'),
                                           random_picture(fake_seed('samples', picture, k)))
     for name, method in (('telea', cv2.INPAINT_TELEA), ('navier_stokes', cv2.INPAINT_NS)):
-        assert names_in(place / name) == sorted(f'{picture}_0.png' for picture in HOLE_ROWS)
+        assert names_in(output_dir / name) == sorted(f'{picture}_0.png' for picture in HOLE_ROWS)
         hole = np.zeros((S, S), bool)
         hole[:6] = True
-        np.testing.assert_array_equal(load_rgb(place / name / 'a_0.png'), by_opencv(random_picture(0), hole, method))
-    assert names_in(place / 'mean') == names_in(place / 'telea')
+        painted = by_opencv(random_picture(0), hole, method)
+        np.testing.assert_array_equal(load_rgb(output_dir / name / 'a_0.png'), painted)
+    assert names_in(output_dir / 'mean') == names_in(output_dir / 'telea')
 
 
 def test_sheet_shows_best_median_worst_with_all_columns(folder):
     tmp_path, _ = folder
     evaluate.main(argv_of(tmp_path))
-    ranked = sorted(HOLE_ROWS, key=lambda p: -stage_2_figures(fake_seed('samples', p, 0))['psnr'])
+    ranked = sorted(HOLE_ROWS, key=lambda p: -stage_2_metrics(fake_seed('samples', p, 0))['psnr'])
     sheet, gap, head = load_rgb(tmp_path / 'out' / 'sheet.png'), 6, 22
     assert sheet.shape == (head + 3 * (S + gap), 9 * (S + gap) + gap, 3)
     for r, picture in enumerate(ranked):
@@ -288,9 +242,9 @@ def test_run_py_is_called_for_samples_and_for_the_deterministic_mode(folder):
     evaluate.main(argv_of(tmp_path, '--sample_steps', '16', '--GELU_2', '--transformer_ckpt', 't.ckpt', '--seed', '3',
                           '--geometry', 'resize', '--invert_mask'))
     samples, deterministic = fake.commands
-    for argv, place in ((samples, 'samples'), (deterministic, 'deterministic')):
+    for argv, folder_name in ((samples, 'samples'), (deterministic, 'deterministic')):
         options = dict(itertools.pairwise(argv))
-        assert options['--save_place'] == str(tmp_path / 'out' / place)
+        assert options['--save_place'] == str(tmp_path / 'out' / folder_name)
         assert options['--input_image'] == str(tmp_path / 'pics')
         assert options['--input_mask'] == str(tmp_path / 'masks')
         assert options['--transformer_ckpt'] == 't.ckpt'
@@ -323,8 +277,8 @@ def test_a_failed_picture_is_listed_and_the_rest_scored_with_status_1(folder, ca
     assert evaluate.main(argv_of(tmp_path)) == 1
     assert {picture for picture, _ in rows_of(tmp_path)} == {'deep/b', 'c'}
     assert '1 of 3 pictures failed' in capsys.readouterr().err
-    for place in ('originals', 'results', 'mean', 'telea', 'navier_stokes'):  # an outside scorer must not see it
-        assert not [name for name in names_in(tmp_path / 'out' / place) if name.startswith('a_')]
+    for name in ('originals', 'results', 'mean', 'telea', 'navier_stokes'):  # an outside scorer must not see it
+        assert not [file for file in names_in(tmp_path / 'out' / name) if file.startswith('a_')]
     assert len(names_in(tmp_path / 'out' / 'results')) == 2 * 4
 
 
@@ -384,14 +338,6 @@ def test_save_place_in_an_input_folder_is_an_error_that_makes_nothing(folder, na
     assert not (tmp_path / name / 'out').exists()
 
 
-@pytest.mark.parametrize('content', ['id,result\na,0\n', 'id,result,psnr,mae,ssim,l1_hole\na,0,x,1,1,1\n', None])
-def test_a_damaged_metrics_file_is_a_user_error(tmp_path, content):
-    if content is not None:
-        (tmp_path / 'metrics.csv').write_text(content)
-    with pytest.raises(UserError, match=r'metrics\.csv'):
-        evaluate.read_figures(tmp_path / 'metrics.csv')
-
-
 def test_a_result_of_another_size_fails_its_picture(folder):
     tmp_path, fake = folder
 
@@ -446,7 +392,8 @@ def test_scored_pictures_are_8_bit_rgb(folder):
 
 def test_options_that_only_samples_know_are_kept_from_the_deterministic_mode(folder):
     tmp_path, fake = folder
-    assert evaluate.main(argv_of(tmp_path, '--resample', '0.25', '--reuse_window=3', '--top_k', '5')) == 0
+    assert evaluate.main(argv_of(tmp_path, '--reuse', 'window', '--top_k', '5')) == 0
     samples, deterministic = fake.commands
-    assert {'--resample', '0.25', '--reuse_window=3'} <= set(samples)
-    assert deterministic[-2:] == ['--top_k', '5'] and not {'--resample', '0.25', '--reuse_window=3'} & {*deterministic}
+    assert samples[-4:] == ['--reuse', 'window', '--top_k', '5'] and deterministic[-2:] == ['--top_k', '5']
+    assert '--reuse' not in deterministic and 'window' not in deterministic
+    assert evaluate.without(['--reuse=window', '--top_k', '5'], ['--reuse']) == ['--top_k', '5']
