@@ -443,8 +443,10 @@ def write_metrics(work: Run, job: Job) -> None:
     if not rows:
         return
     report.write_metrics(job.output_dir / 'metrics.csv', job.output_dir / 'metrics_by_hole.csv', rows)
-    means = {key: float(np.mean([row[key] for row in rows])) for key in metrics.NAMES}
+    means = metrics.means(rows)
     print(f'PSNR: {means["psnr"]:.6f}, MAE: {means["mae"]:.9f}')
+    if n_identical := metrics.n_identical(rows):
+        print(f'{n_identical} results equal their originals and are left out of the mean PSNR')
     print(f'SSIM: {means["ssim"]:.6f}, L1 in the hole: {means["l1_hole"]:.3f} levels, {len(rows)} results in '
           f'{job.output_dir}')
 

@@ -3,17 +3,18 @@ from __future__ import annotations
 
 import itertools
 import math
-import sys
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 from skimage.metrics import structural_similarity
 
+from Guided_Upsample import infer
 from ict import evaluate
-from ict.data import images
 from ict.errors import UserError
 from ict.runs import evaluation, inputs, metrics, report
+from ict.runs.plan import Task
 
 S = 40
 NAMES = ('psnr', 'mae', 'ssim', 'l1', 'l1_hole')
@@ -37,24 +38,15 @@ def top_hole() -> np.ndarray:
 
 @pytest.mark.parametrize('geometry', ['crop', 'resize', 'hole'])
 @pytest.mark.parametrize('mask_shape', [(90, 130), (64, 64)])
-def test_scored_view_is_what_stage_2_scores_against(tmp_path, monkeypatch, geometry, mask_shape):
-    monkeypatch.setattr(sys, 'path', [*sys.path])  # the script puts the root in front
-    from Guided_Upsample import infer
-    grey = np.zeros(mask_shape, np.uint8)
+def test_scored_view_is_what_stage_2_scores_against(geometry, mask_shape):
+    rgb, grey = random_picture(0, 90, 130), np.zeros(mask_shape, np.uint8)
     grey[20:33, 25:60] = 255
-    images.write_png(tmp_path / 'p' / 'x.png', random_picture(0, 90, 130))
-    images.write_png(tmp_path / 'm' / 'x.png', grey)
-    work = inputs.find(tmp_path / 'p', '--input', tmp_path / 'm', '--mask', 0, tmp_path / 'none')
-    view = inputs.View(geometry=geometry)
-    seen = infer.Seen(work, 0, view, 64, own_size=False)
-
-    picture, mask = work.read(0, view)
-    image, hole, original = evaluation.scored_view(picture.rgb, mask, geometry, 64)
-
+    frame, = infer.frames_of(rgb, grey, inputs.View(geometry=geometry), 64)
+    image, hole, original = evaluation.scored_view(rgb, grey, geometry, 64)
     assert 0 < hole.mean() < 1
-    np.testing.assert_array_equal(image, seen.image)
-    np.testing.assert_array_equal(hole, seen.hole)
-    np.testing.assert_array_equal(original, seen.original)
+    np.testing.assert_array_equal(image, frame.image)
+    np.testing.assert_array_equal(hole, frame.hole)
+    np.testing.assert_array_equal(original, frame.original)
 
 
 @pytest.mark.parametrize('method', [cv2.INPAINT_TELEA, cv2.INPAINT_NS])
@@ -136,6 +128,17 @@ def test_means_by_hole_say_how_many_results_are_identical():
         {'hole': 'all', 'results': 4, 'identical': 1, 'psnr': 20.0}]
 
 
+def test_stage_2_prints_a_finite_psnr_and_how_many_results_are_left_out(tmp_path, capsys):
+    lines = [dict.fromkeys(('hole', *NAMES), 0.0) | {'psnr': psnr} for psnr in (math.inf, 21.5)]
+    work = SimpleNamespace(finished=lambda: [(Task(0, k), line) for k, line in enumerate(lines)])
+    job = SimpleNamespace(inputs=SimpleNamespace(id=lambda i: 'a'), priors=SimpleNamespace(lines={}),
+                          output_dir=tmp_path)
+    infer.write_metrics(work, job)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith('PSNR: 21.500000, MAE: 0.000000000')
+    assert said[1] == '1 results equal their originals and are left out of the mean PSNR'
+
+
 def test_an_evaluation_says_which_methods_results_were_identical():
     rows = [{'method': 'one', 'psnr': math.inf}, {'method': 'two', 'psnr': 3.0}, {'method': 'one', 'psnr': math.inf}]
     assert evaluate.identical_line(rows).endswith(': 2 of one.')
@@ -172,6 +175,13 @@ def test_table_has_a_perceptual_column_when_it_was_measured():
     cells = cells_of(evaluate.table(table_rows(perceptual=1.2345)))
     column = cells[0].index('perceptual')
     assert {row[column] for row in cells[2:]} == {'1.234'}
+
+
+def test_unknown_values_are_dashes_in_markdown_and_empty_in_csv(tmp_path):
+    rows = [{'a': 'x', 'b': 1.23456}, {'a': 3, 'b': math.nan}]
+    assert report.markdown(rows, (('A', 'a', 0), ('B', 'b', 2))) == '| A | B |\n|---|---|\n| x | 1.23 |\n| 3 | – |'
+    report.write_csv(tmp_path / 'rows.csv', rows)
+    assert (tmp_path / 'rows.csv').read_text() == 'a,b\nx,1.23456\n3,\n'
 
 
 def test_best_median_and_worst_are_ranked_by_the_first_sample():
