@@ -445,10 +445,10 @@ def write_metrics(work: Run, job: Job) -> None:
     report.write_metrics(job.output_dir / 'metrics.csv', job.output_dir / 'metrics_by_hole.csv', rows)
     means = metrics.means(rows)
     print(f'PSNR: {means["psnr"]:.6f}, MAE: {means["mae"]:.9f}')
-    if n_identical := metrics.n_identical(rows):
-        print(f'{n_identical} results equal their originals and are left out of the mean PSNR')
     print(f'SSIM: {means["ssim"]:.6f}, L1 in the hole: {means["l1_hole"]:.3f} levels, {len(rows)} results in '
           f'{job.output_dir}')
+    if n_identical := metrics.n_identical(rows):
+        print(f'{n_identical} of {len(rows)} results equal their originals and are left out of the mean PSNR')
 
 
 def compare(work: Run, stage: PaintingStage) -> None:

@@ -44,7 +44,6 @@ from ict.runs.evaluation import (
 
 RUN = Path(__file__).resolve().parents[1] / 'run.py'
 CHOSEN_HERE = ('--input_image', '--input_mask', '--deterministic', '--keep_size', '--test_only')  # of run.py's options
-SAMPLES_ONLY = ('--reuse',)  # options of run.py that --deterministic refuses
 PRIORS = 'AP'
 SHEET_SAMPLES = 3
 
@@ -96,20 +95,9 @@ def run_options(args: argparse.Namespace, further: list[str], folder: Path, own:
             '--save_place', str(folder), *own, *shared, *further]
 
 
-def without(further: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Options, each with one value (``--name value`` or ``--name=value``), but for those of these names."""
-    kept, skip = [], False
-    for text in further:
-        name, equals, _ = text.partition('=')
-        if not skip and name not in names:
-            kept.append(text)
-        skip = not skip and name in names and not equals
-    return kept
-
-
 def refuse_foreign_files(evaluation: Evaluation) -> None:
     """Raises a UserError for a PNG that an outside scorer would take for one of this evaluation."""
-    expected = {path for picture in evaluation.work.ids() for path in evaluation.scored_paths(picture)}
+    expected = {path for picture in evaluation.pictures.ids() for path in evaluation.scored_paths(picture)}
     for folder in (ORIGINALS, RESULTS, MEAN, TELEA, NAVIER_STOKES):
         files.sweep(evaluation.output_dir / folder)
         for path in sorted((evaluation.output_dir / folder).rglob('*.png')):
@@ -121,8 +109,8 @@ def score_all(evaluation: Evaluation, sampled: ResultMetrics, deterministic: Res
               outcome: inputs.Outcome) -> Rows:
     """The rows of all pictures; those that can't be scored are noted in ``outcome``."""
     rows = []
-    for i in tqdm(range(len(evaluation.work)), desc='scores', unit='picture', disable=None):
-        picture = evaluation.work.id(i)
+    for i in tqdm(range(len(evaluation.pictures)), desc='scores', unit='picture', disable=None):
+        picture = evaluation.pictures.id(i)
         try:
             rows += score_picture(evaluation, i, sampled, deterministic)
         except UserError as error:
@@ -158,17 +146,18 @@ def best_median_worst(pictures: Sequence[str], sampled: ResultMetrics) -> list[s
 
 def sheet(evaluation: Evaluation, shown: Sequence[str]) -> np.ndarray:
     """original | masked | Telea | Navier-Stokes | samples | mean | deterministic of the pictures ``shown``."""
-    work, samples = evaluation.work, min(evaluation.sample_num, SHEET_SAMPLES)
-    numbers = {picture: i for i, picture in enumerate(work.ids())}
+    pictures, samples = evaluation.pictures, min(evaluation.sample_num, SHEET_SAMPLES)
+    numbers = {picture: i for i, picture in enumerate(pictures.ids())}
     rows = []
     for picture in shown:
-        original, telea, navier_stokes, mean, calm = (
+        original, telea, navier_stokes, mean, deterministic = (
             images.load_rgb(evaluation.path(folder, picture))
             for folder in (ORIGINALS, TELEA, NAVIER_STOKES, MEAN, DETERMINISTIC))
-        loaded, grey = work.read(numbers[picture], evaluation.view)
+        loaded, grey = pictures.read(numbers[picture], evaluation.view)
         hole = scored_view(loaded.rgb, grey, evaluation.view.geometry, len(original)).hole
         rows.append([original, np.where(hole[..., None], np.uint8(255), original), telea, navier_stokes,
-                     *(images.load_rgb(evaluation.path(RESULTS, picture, k)) for k in range(samples)), mean, calm])
+                     *(images.load_rgb(evaluation.path(RESULTS, picture, k)) for k in range(samples)), mean,
+                     deterministic])
     return report.sheet(rows, ['original', 'masked', 'Telea', 'Navier-Stokes',
                                *(f'sample {k + 1}' for k in range(samples)), f'mean of {evaluation.sample_num}',
                                'deterministic'])
@@ -211,25 +200,24 @@ def main(argv: list[str]) -> int:
     args, further = arguments(argv)
     features = None if args.perceptual is None else perceptual.load(args.perceptual)
     output_dir = files.output_folder(args.save_place, '--save_place')
-    work = inputs.find(args.input, '--input', args.mask, '--mask', args.max_pixels, output_dir)
-    evaluation = Evaluation(output_dir, work, inputs.View.of(args), args.sample_num, features)
+    pictures = inputs.find(args.input, '--input', args.mask, '--mask', args.max_pixels, output_dir)
+    evaluation = Evaluation(output_dir, pictures, inputs.View.of(args), args.sample_num, features)
     refuse_foreign_files(evaluation)
 
     # Completions
     worst = 0
-    for folder, own, passed_on, what in (
-            (SAMPLES, ['--sample_num', str(args.sample_num)], further, f'{args.sample_num} samples'),
-            (DETERMINISTIC, ['--deterministic', 'True'], without(further, SAMPLES_ONLY),
-             'the deterministic completion')):
-        log(f'{what} of {len(work)} pictures')
-        status = call(RUN, run_options(args, passed_on, output_dir / folder, own))
+    for folder, own, what in (
+            (SAMPLES, ['--sample_num', str(args.sample_num)], f'{args.sample_num} samples'),
+            (DETERMINISTIC, ['--deterministic', 'True'], 'the deterministic completion')):
+        log(f'{what} of {len(pictures)} pictures')
+        status = call(RUN, run_options(args, further, output_dir / folder, own))
         if status not in (0, SOME_FAILED):
             return status
         worst = max(worst, status)
 
     # Scores and reports
     sampled, deterministic = (read_metrics(output_dir / folder / 'metrics.csv') for folder in (SAMPLES, DETERMINISTIC))
-    outcome = inputs.Outcome(work.ids())
+    outcome = inputs.Outcome(pictures.ids())
     rows = score_all(evaluation, sampled, deterministic, outcome)
     if rows:
         write(evaluation, rows, sampled)

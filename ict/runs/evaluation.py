@@ -36,14 +36,14 @@ class Evaluation:
 
     Attributes:
         output_dir: where tables and scored pictures go, and the completions lie.
-        work: the pictures and masks.
+        pictures: those to be completed, with their masks.
         view: how they are seen.
         sample_num: samples of each picture.
         features: the network of the perceptual distance, None without one.
     """
 
     output_dir: Path
-    work: inputs.Inputs
+    pictures: inputs.Inputs
     view: inputs.View
     sample_num: int
     features: perceptual.Features | None = None
@@ -125,30 +125,29 @@ def score_picture(evaluation: Evaluation, i: int, sampled: ResultMetrics, determ
     Raises:
         UserError: a result is missing, or the picture can't be read.
     """
-    work, n = evaluation.work, evaluation.sample_num
-    picture = work.id(i)
+    pictures, n = evaluation.pictures, evaluation.sample_num
+    picture = pictures.id(i)
 
     # What stage 2 has made
     for folder, made, count in ((SAMPLES, sampled, n), (DETERMINISTIC, deterministic, 1)):
         require(all((picture, k) in made for k in range(count)),
-                f'{work.pictures.path(i)}: {evaluation.output_dir / folder} has no result of it')
+                f'{pictures.pictures.path(i)}: {evaluation.output_dir / folder} has no result of it')
     samples = read_samples(evaluation, picture)  # (n, S, S, 3)
-    calm = images.load_rgb(evaluation.path(DETERMINISTIC, picture))
+    expected = images.load_rgb(evaluation.path(DETERMINISTIC, picture))
 
     # What it is compared with
-    loaded, grey = work.read(i, evaluation.view)
+    loaded, grey = pictures.read(i, evaluation.view)
     seen = scored_view(loaded.rgb, grey, evaluation.view.geometry, samples.shape[1])
-    require(bool(seen.hole.any()), f'{work.mask_path(i)}: no hole in the part of {work.pictures.path(i)} that is '
-                                   f'completed, so nothing to score')
+    require(bool(seen.hole.any()), pictures.without_hole(i, grey, evaluation.view))
     others = {MEAN: mean_picture(samples), TELEA: opencv(seen.image, seen.hole, cv2.INPAINT_TELEA),
               NAVIER_STOKES: opencv(seen.image, seen.hole, cv2.INPAINT_NS)}
 
     # Metrics
-    further = perceptual_metric(evaluation.features, seen.original)
+    perceptual_of = perceptual_metric(evaluation.features, seen.original)
     titles = {MEAN: f'mean of {n} samples', TELEA: 'OpenCV, Telea', NAVIER_STOKES: 'OpenCV, Navier-Stokes'}
-    rows = rows_of([sampled[picture, k] | further(sample) for k, sample in enumerate(samples)],
-                   metrics.diversity(samples, seen.hole), deterministic[picture, 0] | further(calm),
-                   {titles[name]: metrics.all_of(other / 255, seen.original / 255, seen.hole) | further(other)
+    rows = rows_of([sampled[picture, k] | perceptual_of(sample) for k, sample in enumerate(samples)],
+                   metrics.diversity(samples, seen.hole), deterministic[picture, 0] | perceptual_of(expected),
+                   {titles[name]: metrics.all_of(other / 255, seen.original / 255, seen.hole) | perceptual_of(other)
                     for name, other in others.items()})
 
     # Files for an outside scorer

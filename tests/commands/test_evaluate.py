@@ -388,12 +388,3 @@ def test_scored_pictures_are_8_bit_rgb(folder):
         for file in names_in(tmp_path / 'out' / name):
             with Image.open(tmp_path / 'out' / name / file) as opened:
                 assert (opened.format, opened.mode, opened.size) == ('PNG', 'RGB', (S, S))
-
-
-def test_options_that_only_samples_know_are_kept_from_the_deterministic_mode(folder):
-    tmp_path, fake = folder
-    assert evaluate.main(argv_of(tmp_path, '--reuse', 'window', '--top_k', '5')) == 0
-    samples, deterministic = fake.commands
-    assert samples[-4:] == ['--reuse', 'window', '--top_k', '5'] and deterministic[-2:] == ['--top_k', '5']
-    assert '--reuse' not in deterministic and 'window' not in deterministic
-    assert evaluate.without(['--reuse=window', '--top_k', '5'], ['--reuse']) == ['--top_k', '5']

@@ -131,12 +131,12 @@ def test_means_by_hole_say_how_many_results_are_identical():
 def test_stage_2_prints_a_finite_psnr_and_how_many_results_are_left_out(tmp_path, capsys):
     lines = [dict.fromkeys(('hole', *NAMES), 0.0) | {'psnr': psnr} for psnr in (math.inf, 21.5)]
     work = SimpleNamespace(finished=lambda: [(Task(0, k), line) for k, line in enumerate(lines)])
-    job = SimpleNamespace(inputs=SimpleNamespace(id=lambda i: 'a'), priors=SimpleNamespace(lines={}),
+    job = SimpleNamespace(pictures=SimpleNamespace(id=lambda i: 'a'), priors=SimpleNamespace(lines={}),
                           output_dir=tmp_path)
     infer.write_metrics(work, job)
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith('PSNR: 21.500000, MAE: 0.000000000')
-    assert said[1] == '1 results equal their originals and are left out of the mean PSNR'
+    assert said[2] == '1 of 2 results equal their originals and are left out of the mean PSNR'
 
 
 def test_an_evaluation_says_which_methods_results_were_identical():
