@@ -108,8 +108,7 @@ def commands(args: Any) -> tuple[list[str], list[str]]:
     first = [f'--ckpt_path={args.transformer_ckpt}', f'--image_url={args.input_image}',
              f'--mask_url={args.input_mask}', f'--save_url={priors}', f'--skip={args.save_place}',
              f'--condition_num={args.sample_num}', *shared,
-             *given('top_k', 'temperature', 'n_head', 'GELU_2', 'sample_steps', 'schedule', 'step_schedule',
-                    'resample', 'reuse_window', 'refresh', 'deterministic')]
+             *given('top_k', 'temperature', 'n_head', 'GELU_2', 'sample_steps', 'schedule', 'reuse', 'deterministic')]
     second = [f'--ckpt_path={args.upsample_ckpt}', f'--input={args.input_image}', f'--mask={args.input_mask}',
               f'--prior={priors}', f'--save_path={args.save_place}', f'--condition_num={args.sample_num}', *shared,
               *given('padding', 'keep_size', 'visualize', 'test_only')]

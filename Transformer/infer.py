@@ -32,6 +32,7 @@ from Transformer.models import config, sampling
 TOP_K, TEMPERATURE = 40, 1.0
 RECOMMENDED_STEPS = 16
 LIKELIHOOD = 'log_likelihood'
+REUSE = ('none', 'hole', 'window')  # those of models/predict.py
 
 
 def arguments(argv: list[str]) -> Any:
@@ -73,15 +74,9 @@ def add_sampling(parser: Any) -> None:
         help=f'forward passes an image; 0: one a missing token, as published; {RECOMMENDED_STEPS} is recommended')
     add('--schedule', choices=sampling.SCHEDULES, default=None,
         help='which tokens a pass fills (default: raster with --sample_steps 0, else halton)')
-    add('--step_schedule', choices=sampling.STEP_SCHEDULES, default='cosine', help='how many tokens a pass fills')
-    add('--resample', type=float, default=0.0,
-        help='share of the tokens that is filled a second time: the least likely ones, in this share of further passes')
-    add('--reuse_window', type=int, default=0,
-        help='after the first pass compute only square windows of this side around the tokens filled last, and reuse '
-             'keys and values of all others: 3 is nearly exact and many times faster; 0 = compute everything'
-             ' (an odd number; in float32, with the schedules raster and halton)')
-    add('--refresh', type=int, default=64,
-        help='with --reuse_window: compute everything every so many passes; 0 = only in the first')
+    add('--reuse', choices=REUSE, default=None,
+        help='what passes after the first compute: none: everything, as published; hole: tokens that are missing or '
+             'were filled last; window: 3 x 3 windows around those (default: none with --sample_steps 0, else hole)')
     options.add_flag(parser, '--deterministic',
                      'the mean colour that the model expects, from a single pass, instead of a sample; top_k, '
                      'temperature, steps and schedules have no effect then')
@@ -93,32 +88,26 @@ def add_sampling(parser: Any) -> None:
 def check_sampling(args: Any) -> None:
     """Raises a UserError for values out of range."""
     positive(args, 'top_k', 'prior_size', 'n_head', 'batch_size')
-    positive(args, 'sample_steps', 'seed', 'reuse_window', 'refresh', least=0)
-    require(0 <= args.resample <= 1, f'--resample {args.resample}: must be from 0 to 1')
-    require(args.resample == 0 or not args.deterministic, '--resample: is for samples, not for --deterministic')
-    require(args.reuse_window == 0 or args.reuse_window % 2 == 1, f'--reuse_window {args.reuse_window}: must be odd, '
-                                                                   'the token filled last is its middle')
-    require(args.reuse_window == 0 or args.amp_level == 'O0', '--reuse_window: works in float32 alone; use '
-                                                              '--amp_level O0')
-    require(args.reuse_window == 0 or (args.schedule != 'confidence' and not args.deterministic),
-            '--reuse_window: is for the schedules raster and halton; confidence and --deterministic look everywhere')
+    positive(args, 'sample_steps', 'seed', least=0)
     require(args.temperature is None or args.temperature > 0, f'--temperature {args.temperature}: must be above 0')
 
 
-def settings_of(args: Any, found: checkpoint.Checkpoint) -> sampling.Settings:
+def reuse_of(args: Any) -> str:
+    return args.reuse or ('hole' if args.sample_steps and not args.deterministic else 'none')
+
+
+def settings_of(args: Any, found: checkpoint.Checkpoint) -> sampling.SamplingConfig:
     """Sampling settings from the options, else the checkpoint's record, else the published ones.
 
     What doesn't matter is the default's, so that equal priors have equal settings.
     """
     if args.deterministic:
-        return sampling.Settings(deterministic=True)
+        return sampling.SamplingConfig(deterministic=True)
     own = found.metadata.get('sampling', {})
-    return sampling.Settings(
+    return sampling.SamplingConfig(
         top_k=args.top_k or own.get('top_k', TOP_K),
         temperature=args.temperature or own.get('temperature', TEMPERATURE),
-        sample_steps=args.sample_steps, schedule=args.schedule or ('halton' if args.sample_steps else 'raster'),
-        step_schedule=args.step_schedule if args.sample_steps else sampling.Settings.step_schedule,
-        resample=args.resample, reuse_window=args.reuse_window, refresh=args.refresh if args.reuse_window else 0)
+        sample_steps=args.sample_steps, schedule=args.schedule or ('halton' if args.sample_steps else 'raster'))
 
 
 def palette_of(found: checkpoint.Checkpoint, kmeans: str, vocab_size: int) -> np.ndarray:
@@ -148,7 +137,7 @@ class Job(NamedTuple):
     """
 
     found: checkpoint.Checkpoint
-    shape: config.Architecture
+    shape: config.GPTConfig
     colours: np.ndarray
     folder: Path
     samples: int
@@ -160,7 +149,7 @@ def check(args: Any) -> Job:
     """Everything that can be wrong with options and files, before MindSpore is imported."""
     found = checkpoint.read(args.ckpt_path, '--ckpt_path').expect('Transformer', '--ckpt_path')
     flags = {name: getattr(args, name) for name in ('n_layer', 'n_embd', 'n_head', 'prior_size', 'GELU_2')}
-    shape = config.of(found, flags)
+    shape = config.GPTConfig.from_checkpoint(found, flags)
     checkpoint.check(found, shape.shapes())
     colours = palette_of(found, args.kmeans, shape.vocab_size)
     folder = Path(args.save_url)
@@ -211,7 +200,7 @@ def main(argv: list[str]) -> int:
     settings = settings_of(args, job.found)
     record = manifest.Manifest(job.folder, manifest.STAGE_1, {
         'checkpoint': job.found.digest(), 'palette': codebook.digest(job.colours),
-        'seed': 0 if settings.deterministic else args.seed, **vars(job.view), **vars(settings),
+        'seed': 0 if settings.deterministic else args.seed, **vars(job.view), **vars(settings), 'reuse': reuse_of(args),
         'prior_size': job.shape.prior_size, 'n_head': job.shape.n_head, 'GELU_2': job.shape.GELU_2,
         'amp_level': args.amp_level}, lambda: next(job.folder.glob('condition_*/**/*.png'), None), args.overwrite)
     args.device_target = runtime.choose(args.device_target, args.device_id, args.distributed)
@@ -227,7 +216,7 @@ def main(argv: list[str]) -> int:
         if todo or args.distributed:
             runtime.start(args.device_target, args.device_id, args.distributed)
             quantise, at_once = codebook.Tokenizer(job.colours), runtime.rows_at_once(args.batch_size)
-            sampler = sampler_of(job, settings, quantise, at_once, args.amp_level)
+            sampler = sampler_of(job, settings, quantise, at_once, args.amp_level, reuse_of(args))
             sample(job, sampler, quantise, todo, args.seed, at_once, outcome)
     finally:
         parallel.wait_for_all(args.distributed)
@@ -263,12 +252,12 @@ def plan(job: Job, record: manifest.Manifest, overwrite: bool, rank: int, ranks:
     return todo
 
 
-def sampler_of(job: Job, settings: sampling.Settings, quantise: codebook.Tokenizer, at_once: int,
-               amp_level: str) -> sampling.Sampler:
+def sampler_of(job: Job, settings: sampling.SamplingConfig, quantise: codebook.Tokenizer, at_once: int,
+               amp_level: str, reuse: str) -> sampling.Sampler:
     """The checkpoint's network, loaded, behind a sampler of ``at_once`` rows a pass; imports MindSpore."""
     from Transformer.models import predict
-    model = predict.Predictor(predict.load(job.found, job.shape), at_once, job.shape.prior_size ** 2, amp_level)
-    return sampling.Sampler(model, job.shape.prior_size, settings, quantise.colours, model.after)
+    model = predict.Predictor.from_checkpoint(job.found, job.shape, at_once, reuse, amp_level)
+    return sampling.Sampler(model.logits_at, job.shape.prior_size, settings, quantise.colours)
 
 
 def sample(job: Job, sampler: sampling.Sampler, quantise: codebook.Tokenizer, todo: list[tuple[int, int]], seed: int,
@@ -284,7 +273,7 @@ def sample(job: Job, sampler: sampling.Sampler, quantise: codebook.Tokenizer, to
 
         for batch in _batches(job, quantise, todo, at_once, outcome, bar):
             places, tokens, holes = zip(*batch, strict=True)
-            rngs = [sampling.generator_of(seed, job.work.id(i), k) for i, k in places]
+            rngs = [sampling.noise_generator(seed, job.work.id(i), k) for i, k in places]
             samples = sampler(np.stack(tokens), np.stack(holes), rngs, on_pass)
             for (i, k), row, hole, one in zip(places, tokens, holes, samples, strict=True):
                 path = prior_path(job.folder, k, job.work.id(i))

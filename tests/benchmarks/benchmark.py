@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import json
 import math
 import os
@@ -26,8 +27,6 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from ict.log import log
 
 ROOT = Path(__file__).resolve().parents[2]
 if not __package__:
@@ -46,6 +45,7 @@ from ict.errors import (
     UserError,
     require,
 )
+from ict.log import log
 from ict.options import positive
 from ict.runs import inputs, metrics, report
 from Transformer import infer as stage_1
@@ -53,14 +53,13 @@ from Transformer.models import config, sampling
 
 PHOTOGRAPH, ITS_MASK = ROOT / 'images' / 'samples' / 'astronaut.png', ROOT / 'mask' / 'testing_mask_dataset/00000.png'
 SETTINGS = ('sequential', 'sequential-reuse', 'halton-4', 'halton-8', 'halton-16', 'halton-32', 'halton-64',
-            'raster-16', 'confidence-16', 'halton-16-linear', 'deterministic')
+            'raster-16', 'confidence-16', 'deterministic')
 SEQUENTIAL, DETERMINISTIC = 'sequential', 'deterministic'
 ONE_BY_ONE = {'schedule': 'raster', 'sample_steps': 0, 'deterministic': False}
-REUSE = ['--reuse_window', '3']
+REUSE = ['--reuse', 'window']
 RECOMMENDED = f'halton-{stage_1.RECOMMENDED_STEPS}'
 QUALITYS_OWN = ('--input_image', '--input_mask', '--save_place', '--sample_num', '--sample_steps', '--schedule',
-                '--step_schedule', '--deterministic', '--reuse_window', '--refresh', '--keep_size', '--test_only',
-                '--visualize')
+                '--deterministic', '--reuse', '--keep_size', '--test_only', '--visualize')
 PLAIN = 'stage 2 as a plain graph'
 HOLE = 0.4  # of the tokens, in the photograph of `speed`
 SMALLEST_HOLE, LARGEST_HOLE = 0.2, 0.6  # of the masks that `quality` draws
@@ -82,7 +81,7 @@ TIME_COLUMNS: Columns = (
     ('stage 2, s a sample', 'stage_2_seconds', 2), ('start-up, s', 'stage_2_start', 1),
     ('peak memory, MB', 'stage_2_peak_mb', 0))
 SPEED_COLUMNS: Columns = (
-    ('', 'name', 0), ('positions read', 'positions', 0), ('check, digest', 'check', 2), ('import', 'import', 2),
+    ('', 'name', 0), ('check, digest', 'check', 2), ('import', 'import', 2),
     ('load', 'load', 2), ('compile', 'compile', 2), ('a pass', 'pass', 3), ('passes', 'passes', 0),
     ('a photograph', 'photograph', 2), ('', 'how', 0), ('with start-up', 'whole', 1),
     ('MB after loading', 'loaded_mb', 0), ('peak MB', 'peak_mb', 0))
@@ -276,7 +275,7 @@ def scene_of(rgb: np.ndarray, grey: np.ndarray, geometry_name: str, prior_size: 
 
 
 def setting_options(name: str) -> list[str]:
-    """run.py's options for ``sequential``, ``deterministic`` or ``<schedule>-<steps>[-<step schedule>]``.
+    """run.py's options for ``sequential``, ``deterministic`` or ``<schedule>-<steps>``.
 
     Raises:
         UserError: it is none of these.
@@ -287,12 +286,10 @@ def setting_options(name: str) -> list[str]:
         return ['--sample_steps', '0', '--schedule', 'raster']
     if name == DETERMINISTIC:
         return ['--deterministic', 'True']
-    found = re.fullmatch(rf'({"|".join(sampling.SCHEDULES)})-(\d+)(?:-({"|".join(sampling.STEP_SCHEDULES)}))?', name)
-    require(found is not None, f'setting {name}: is neither {SEQUENTIAL} nor {DETERMINISTIC} nor like {RECOMMENDED} or '
-                               f'{RECOMMENDED}-linear (schedules: {", ".join(sampling.SCHEDULES)}; -reuse may follow '
-                               f'all but confidence)')
-    return ['--sample_steps', found[2], '--schedule', found[1], '--step_schedule',
-            found[3] or sampling.STEP_SCHEDULES[0]]
+    found = re.fullmatch(rf'({"|".join(sampling.SCHEDULES)})-(\d+)', name)
+    require(found is not None, f'setting {name}: is neither {SEQUENTIAL} nor {DETERMINISTIC} nor like {RECOMMENDED} '
+                               f'(schedules: {", ".join(sampling.SCHEDULES)}; -reuse may follow all but confidence)')
+    return ['--sample_steps', found[2], '--schedule', found[1]]
 
 
 def drawn_masks(place: Path, count: int) -> str:
@@ -408,7 +405,7 @@ def quality(args: argparse.Namespace, further: list[str]) -> int:
 def read_scenes(plan: argparse.Namespace, work: inputs.Inputs, view: inputs.View) -> dict[str, Scene]:
     """The scene of each readable picture; run.py names the others."""
     found = checkpoint.read(plan.transformer_ckpt, '--transformer_ckpt').expect('Transformer', '--transformer_ckpt')
-    shape = config.of(found, {})
+    shape = config.GPTConfig.from_checkpoint(found, {})
     quantise = codebook.Tokenizer(stage_1.palette_of(found, plan.kmeans, shape.vocab_size))
     scenes = {}
     for i in tqdm(range(len(work)), desc='reading', unit='picture', disable=None):
@@ -447,7 +444,7 @@ def weights(argv: list[str]) -> int:
     from tests.conftest import made_up
     folder, shapes = Path(argv[0]), json.loads(argv[1])
     colours = np.random.default_rng(0).uniform(-1, 1, (shapes['Transformer']['vocab_size'], 3)).astype(np.float32)
-    for kind, build in (('Transformer', config.Architecture), ('Generator', Painter)):
+    for kind, build in (('Transformer', config.GPTConfig), ('Generator', Painter)):
         shape = build(**shapes[kind])
         checkpoint.write(folder / f'{kind}.ckpt', made_up(shape.shapes(), 0),
                          {'network': kind, 'architecture': shape.metadata()}, colours)
@@ -469,34 +466,31 @@ def transformer(argv: list[str]) -> int:
     task, clock = json.loads(argv[0]), Clock()
     with clock.part('check'):
         found = checkpoint.read(task['path'])
-        shape = config.of(found, {})
+        shape = config.GPTConfig.from_checkpoint(found, {})
         found.digest()
     with clock.part('import'):
         runtime.start(task['device_target'], task['device_id'])
         from Transformer.models import predict
     with clock.part('load'):
-        net = predict.load(found, shape)
+        model = predict.Predictor.from_checkpoint(found, shape, 1, task['reuse'], task['amp_level'])
     loaded = memory_mb()[0]
     positions = shape.prior_size ** 2
-    model = predict.Predictor(net, 1, positions, task['amp_level'])
-    sampler = sampling.Sampler(model, shape.prior_size, sampling.Settings(**task['settings']),
-                               codebook.to_rgb(found.palette), model.after)
+    sampler = sampling.Sampler(model.logits_at, shape.prior_size, sampling.SamplingConfig(**task['settings']),
+                               codebook.to_rgb(found.palette))
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, shape.vocab_size, (1, positions)).astype(np.int32)  # (1, T)
     hole = rng.permutation(positions)[None] < task['tokens']  # (1, T)
-    if task['settings'].get('reuse_window'):
-        two = np.arange(positions)[None] < 2  # a pass over everything and one over a window
-        first, one = measured(lambda: sampler(tokens, two, [rng]), task['repeats'])
-    else:
-        where = np.arange(sampler.read_at_once, dtype=np.int32)[None]  # (1, P)
-        first, one = measured(lambda: model(tokens, hole.astype(np.float32), where), task['repeats'])
-    answer = {'positions': sampler.read_at_once, 'compile': first - one, 'pass': one, 'passes': task['tokens'],
-              'photograph': task['tokens'] * one, 'how': 'extrapolated'}
-    if task['settings'] != ONE_BY_ONE:
+    everywhere, turns = np.arange(positions, dtype=np.int32)[None], itertools.count()  # (1, T)
+    # Other tokens every time: what a pass over the same ones computed is kept
+    first, one = measured(lambda: model.logits_at((tokens + next(turns)) % shape.vocab_size, hole, everywhere),
+                          task['repeats'])
+    answer = {'compile': first - one, 'pass': one, 'passes': task['tokens'], 'photograph': task['tokens'] * one,
+              'how': 'extrapolated'}
+    if task['reuse'] != 'none' or task['settings'] != ONE_BY_ONE:
         start, times = time.perf_counter(), []
         sampler(tokens, hole, [rng], lambda *_: times.append(time.perf_counter()))
         answer |= {'photograph': time.perf_counter() - start, 'passes': len(times), 'how': 'measured'}
-        if task['settings'].get('reuse_window'):
+        if len(times) > 1:
             answer['pass'] = statistics.median(np.diff(times))
     return reply(argv[1], clock, loaded, answer)
 
@@ -525,8 +519,8 @@ def generator(argv: list[str]) -> int:
     image, prior = rng.integers(0, 256, (2, 1, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)  # (1, S, S, 3) each
     hole = rng.random((1, IMAGE_SIZE, IMAGE_SIZE)) < HOLE
     first, one = measured(lambda: painter.everywhere(image, prior, hole), task['repeats'])
-    return reply(argv[1], clock, loaded, {'positions': '', 'compile': first - one, 'pass': one, 'passes': 1,
-                                          'photograph': one, 'how': 'measured'})
+    return reply(argv[1], clock, loaded, {'compile': first - one, 'pass': one, 'passes': 1, 'photograph': one,
+                                          'how': 'measured'})
 
 
 def pytorch(argv: list[str]) -> int:
@@ -549,8 +543,7 @@ def pytorch(argv: list[str]) -> int:
         first, one = measured(lambda: net(*inputs), task['repeats'])
     return reply(argv[1], Clock(), loaded, {
         'check': math.nan, 'import': math.nan, 'load': math.nan, 'compile': first - one, 'pass': one,
-        'positions': positions if task['stage'] == 1 else '', 'passes': 1, 'photograph': math.nan,
-        'how': 'a pass only'})
+        'passes': 1, 'photograph': math.nan, 'how': 'a pass only'})
 
 
 def reply(path: str, clock: Clock, loaded_mb: float, answer: Row) -> int:
@@ -578,12 +571,11 @@ def speed(args: argparse.Namespace, further: list[str]) -> int:
     few = f'{args.sample_steps} steps'
     reuse = f'{SEQUENTIAL}, reuse'
     plans = {f'stage 1, {SEQUENTIAL}': ONE_BY_ONE,
-             f'stage 1, {reuse}': {**ONE_BY_ONE, 'reuse_window': 3, 'refresh': 64},
+             f'stage 1, {reuse}': ONE_BY_ONE,
              f'stage 1, {few}': {'schedule': 'halton', 'sample_steps': args.sample_steps, 'deterministic': False},
              f'stage 1, {DETERMINISTIC}': {**ONE_BY_ONE, 'deterministic': True},
              'stage 2': None, PLAIN: None}
-    if args.amp_level != 'O0':
-        del plans[f'stage 1, {reuse}']  # works in float32 alone
+    reuses = {f'stage 1, {reuse}': REUSE[1], f'stage 1, {few}': 'hole'}
     about = machine(args.device_target, os.getloadavg()[0])
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix=files.TEMPORARY, dir=place) as folder:
@@ -593,8 +585,9 @@ def speed(args: argparse.Namespace, further: list[str]) -> int:
         for name, settings in plans.items():
             log(f'measuring {name}')
             task = {'path': str(Path(folder) / ('Generator.ckpt' if settings is None else 'Transformer.ckpt')),
-                    'settings': settings, 'plain': name == PLAIN, 'tokens': tokens, 'repeats': args.repeats,
-                    'amp_level': args.amp_level, 'device_target': args.device_target, 'device_id': args.device_id}
+                    'settings': settings, 'reuse': reuses.get(name, 'none'), 'plain': name == PLAIN,
+                    'tokens': tokens, 'repeats': args.repeats, 'amp_level': args.amp_level,
+                    'device_target': args.device_target, 'device_id': args.device_id}
             answer = Path(folder) / 'answer.json'
             if status := child('generator' if settings is None else 'transformer', json.dumps(task), answer):
                 return status
@@ -608,7 +601,7 @@ def speed(args: argparse.Namespace, further: list[str]) -> int:
     table = markdown(rows, SPEED_COLUMNS)
     one = dict(zip(plans, (row['whole'] for row in rows), strict=False))
     totals = ', '.join(f'{one[f"stage 1, {how}"] + one["stage 2"]:.0f} s ({how})'
-                       for how in (SEQUENTIAL, reuse, few, DETERMINISTIC) if f'stage 1, {how}' in plans)
+                       for how in (SEQUENTIAL, reuse, few, DETERMINISTIC))
     write(place, 'Speed and memory', [
         f'Made-up weights: transformer of {args.n_layer} layers x {args.n_embd}, {args.n_head} heads, '
         f'{args.prior_size} x {args.prior_size} tokens; generator of {args.base_channels} channels, '

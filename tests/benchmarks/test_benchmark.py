@@ -72,19 +72,18 @@ def test_the_breakdown_of_a_run_adds_up():
     assert rows['run.py itself, starts and ends of the processes']['stage_1'] == 30 and rows['all']['stage_1'] == 230
 
 
-@pytest.mark.parametrize('name, steps, schedule, step_schedule, deterministic', [
-    ('sequential', 0, 'raster', 'cosine', False), ('halton-16', 16, 'halton', 'cosine', False),
-    ('confidence-8-linear', 8, 'confidence', 'linear', False), ('deterministic', 0, None, 'cosine', True),
-    ('sequential-reuse', 0, 'raster', 'cosine', False), ('halton-64-linear-reuse', 64, 'halton', 'linear', False)])
-def test_a_settings_name_says_what_run_py_does(name, steps, schedule, step_schedule, deterministic):
+@pytest.mark.parametrize('name, steps, schedule, deterministic', [
+    ('sequential', 0, 'raster', False), ('halton-16', 16, 'halton', False), ('confidence-8', 8, 'confidence', False),
+    ('deterministic', 0, None, True), ('sequential-reuse', 0, 'raster', False),
+    ('halton-64-reuse', 64, 'halton', False)])
+def test_a_settings_name_says_what_run_py_does(name, steps, schedule, deterministic):
     import run as whole
     args = whole.arguments(['--transformer_ckpt', 'a', '--upsample_ckpt', 'b', *benchmark.setting_options(name)])
-    assert (args.sample_steps, args.schedule, args.step_schedule, args.deterministic) == (
-        steps, schedule, step_schedule, deterministic)
-    assert args.reuse_window == (3 if name.endswith('-reuse') else 0)
+    assert (args.sample_steps, args.schedule, args.deterministic) == (steps, schedule, deterministic)
+    assert args.reuse == ('window' if name.endswith('-reuse') else None)
 
 
-@pytest.mark.parametrize('name', ['', 'halton', 'halton-', 'spiral-4', 'halton-4-slow', 'halton-4-linear-2',
+@pytest.mark.parametrize('name', ['', 'halton', 'halton-', 'spiral-4', 'halton-4-slow',
                                   'confidence-4-reuse', 'deterministic-reuse'])
 def test_other_names_are_refused(name):
     with pytest.raises(UserError, match='is neither'):

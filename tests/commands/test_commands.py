@@ -241,7 +241,7 @@ def test_options_of_samples_make_no_other_deterministic_priors(tiny, folders, tm
     assert sample(tiny, folders, tmp_path, '--deterministic') == 0
     capsys.readouterr()
     assert sample(tiny, folders, tmp_path, '--deterministic', '--seed', 1, '--temperature', 0.5, '--top_k', 3,
-                  '--sample_steps', 2, '--schedule', 'raster', '--step_schedule', 'linear') == 0
+                  '--sample_steps', 2, '--schedule', 'raster') == 0
     assert '3 finished priors are kept' in capsys.readouterr().err
 
 
