@@ -213,7 +213,7 @@ class Model:
 
     def noise(self, name: str, k: int) -> np.random.Generator:
         """The random generator of sample ``k`` (from 0) of a picture, or of one frame of it."""
-        return sampling.generator_of(self.seed, name, k + 1)
+        return sampling.noise_generator(self.seed, name, k + 1)
 
     def prior(self, frame: Frame, sample: Sample) -> np.ndarray:
         """A prior (P, P, 3) uint8 in palette colours; in the hole in expected colours where the sample has them."""

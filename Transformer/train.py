@@ -65,19 +65,19 @@ def arguments(argv: list[str]) -> Any:
     return args
 
 
-def shape_of(args: Any, given: checkpoint.Checkpoint | None, vocab_size: int) -> config.Architecture:
+def shape_of(args: Any, given: checkpoint.Checkpoint | None, vocab_size: int) -> config.GPTConfig:
     """The network to train: the checkpoint's, or the flags' and the published defaults; noted in ``args``.
 
     Raises:
         UserError: a flag contradicts the checkpoint, the palette doesn't fit it, or the numbers fit no network.
     """
     if given is not None:
-        shape = config.of(given, {name: getattr(args, name) for name in _ARCHITECTURE})
+        shape = config.GPTConfig.from_checkpoint(given, {name: getattr(args, name) for name in _ARCHITECTURE})
         checkpoint.check(given, shape.shapes())
         require(shape.vocab_size == vocab_size, f'--kmeans: a palette of {vocab_size} colours; {args.ckpt_path} has '
                                                 f'{shape.vocab_size} tokens')
     else:
-        shape = config.Architecture(**{name: default if getattr(args, name) is None else getattr(args, name)
+        shape = config.GPTConfig(**{name: default if getattr(args, name) is None else getattr(args, name)
                                              for name, default in _ARCHITECTURE.items()}, vocab_size=vocab_size)
     for name in _ARCHITECTURE:
         setattr(args, name, getattr(shape, name))
@@ -135,19 +135,19 @@ def main(argv: list[str]) -> int:
         feeder.close()
 
 
-def _train(args: Any, folder: Path, colours: np.ndarray, shape: config.Architecture,
+def _train(args: Any, folder: Path, colours: np.ndarray, shape: config.GPTConfig,
            given: checkpoint.Checkpoint | None, state: checkpoint.Checkpoint | None, order: epoch_sampler.EpochSampler,
            feeder: loader.DataLoader, held_back: tuple[np.ndarray, np.ndarray] | None, best_by: str,
            last_step: int) -> int:
     runtime.start(args.device_target, args.device_id, args.distributed)
-    from Transformer.models import networks
+    from Transformer.models import networks, structured_init
     from Transformer.models.step import Recipe, TrainStep, mean_nll
 
     rng = np.random.default_rng([args.seed, 0])
     net = networks.GPT(shape.vocab_size, shape.n_embd, shape.n_layer, shape.n_head, shape.prior_size ** 2,
                        shape.GELU_2, gelu=shape.gelu, rng=rng)
     if args.init == 'structured':
-        networks.start_structured(net, colours, shape.prior_size, rng)
+        structured_init.start_structured(net, colours, shape.prior_size, rng)
     step = TrainStep(net, options.chosen(Recipe, args))
     settings = checkpointer.compared_settings(args, _COURSE_FREE, last_step) | {'total_batch': order.pictures_per_step,
                                                                       'pictures': order.n_pictures}

@@ -150,7 +150,7 @@ def from_pytorch(path: Path, arrays: Mapping[str, np.ndarray], flags: Flags) -> 
     return Converted(path, entries, kind, record, None, tensors)
 
 
-def _pytorch_transformer(given: Checkpoint, flags: Flags) -> transformers.Architecture:
+def _pytorch_transformer(given: Checkpoint, flags: Flags) -> transformers.GPTConfig:
     embedding = {'tok_emb.embedding_table': given.entries['tok_emb.weight']}  # the name that is asked for
     shape = transformer_of(replace(given, entries=given.entries | embedding), flags)
     return shape if shape.GELU_2 else replace(shape, gelu='erf')
@@ -220,20 +220,20 @@ class _Weights(Mapping[str, np.ndarray]):
         return small
 
 
-def transformer_of(source: Checkpoint, flags: Flags) -> transformers.Architecture:
+def transformer_of(source: Checkpoint, flags: Flags) -> transformers.GPTConfig:
     """The architecture, with nothing guessed: once recorded it is believed.
 
     Raises:
         UserError: neither a record, nor a published model's shapes, nor a flag tells n_head.
     """
-    shape = transformers.of(source, {'n_head': flags.n_head, 'GELU_2': flags.GELU_2})
+    shape = transformers.GPTConfig.from_checkpoint(source, {'n_head': flags.n_head, 'GELU_2': flags.GELU_2})
     require(bool(source.metadata.get('architecture')) or _is_published(shape) or flags.n_head is not None,
             f"--n_head: {source.path} has the shapes of none of the published models and doesn't say it; give the "
             f'--n_head it was trained with, and --GELU_2 if that was')
     return shape
 
 
-def _is_published(shape: transformers.Architecture) -> bool:
+def _is_published(shape: transformers.GPTConfig) -> bool:
     return (shape.n_layer, shape.n_embd, shape.prior_size) in transformers.PUBLISHED
 
 

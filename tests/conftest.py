@@ -70,9 +70,9 @@ def tiny(tmp_path_factory, colours) -> dict[str, Path]:
     """A tiny pair of our own checkpoints with made-up weights, and the transformer as it would be published."""
     from Guided_Upsample.models.config import DISCRIMINATOR
     from Guided_Upsample.models.config import Architecture as Painter
-    from Transformer.models.config import Architecture
+    from Transformer.models.config import GPTConfig
     folder = tmp_path_factory.mktemp('tiny')
-    shape = Architecture(n_layer=2, n_embd=16, n_head=2, prior_size=8, vocab_size=len(colours), GELU_2=True)
+    shape = GPTConfig(n_layer=2, n_embd=16, n_head=2, prior_size=8, vocab_size=len(colours), GELU_2=True)
     weights = made_up(shape.shapes(), 7)
     paths = {name: folder / f'{name}.ckpt' for name in ('transformer', 'published', 'generator', 'discriminator')}
     checkpoint.write(paths['transformer'], weights, {'network': 'Transformer', 'architecture': shape.metadata()},

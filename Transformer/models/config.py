@@ -12,13 +12,14 @@ from ict.errors import UserError
 from ict.log import log
 
 DEFAULT_HEADS = 8
+LAYER_NORM_EPSILON = 1e-5
 # (n_layer, n_embd, prior_size) -> (name, n_head, GELU_2) of the published models.
 PUBLISHED = {(35, 1024, 32): ('ImageNet', 8, True), (30, 512, 48): ('FFHQ', 8, True),
              (35, 512, 32): ('Places2_Nature', 8, True)}
 
 
 @dataclass(frozen=True)
-class Architecture:
+class GPTConfig:
     """What ``GPT`` is built from."""
 
     n_layer: int
@@ -49,44 +50,45 @@ class Architecture:
                        f'{block}mlp.2.weight': (c, 4 * c), f'{block}mlp.2.bias': (c,)}
         return shapes
 
+    @classmethod
+    def from_checkpoint(cls, ckpt: Checkpoint, flags: dict[str, Any]) -> GPTConfig:
+        """The architecture that a checkpoint's shapes and metadata tell.
 
-def of(checkpoint: Checkpoint, given: dict[str, Any]) -> Architecture:
-    """The architecture that a checkpoint's shapes and record tell.
+        Args:
+            flags: what the user passed (others None): n_layer, n_embd, n_head, prior_size, GELU_2.
 
-    Args:
-        given: flags that the user passed (others None): n_layer, n_embd, n_head, prior_size, GELU_2.
+        Raises:
+            UserError: a flag contradicts the checkpoint, or its shapes fit no transformer.
+        """
+        # What the shapes tell
+        n_positions, n_embd = ckpt.shape('pos_emb')[-2:]
+        prior_size = math.isqrt(n_positions)
+        blocks = {int(m[1]) for name in ckpt.entries if (m := re.match(r'blocks\.(\d+)\.', name))}
+        if prior_size ** 2 != n_positions or blocks != set(range(len(blocks))) or not blocks:
+            raise UserError(f'{ckpt.path}: {n_positions} positions and blocks {sorted(blocks)} fit no transformer')
+        values: dict[str, Any] = {'n_layer': len(blocks), 'n_embd': n_embd, 'prior_size': prior_size,
+                                  'vocab_size': ckpt.shape('tok_emb.embedding_table')[0]}
 
-    Raises:
-        UserError: a flag contradicts the checkpoint, or its shapes fit no transformer.
-    """
-    positions, n_embd = checkpoint.shape('pos_emb')[-2:]
-    prior_size = math.isqrt(positions)
-    blocks = {int(m[1]) for name in checkpoint.entries if (m := re.match(r'blocks\.(\d+)\.', name))}
-    if prior_size ** 2 != positions or blocks != set(range(len(blocks))) or not blocks:
-        raise UserError(f'{checkpoint.path}: {positions} positions and blocks {sorted(blocks)} fit no transformer')
-    found: dict[str, Any] = {'n_layer': len(blocks), 'n_embd': n_embd, 'prior_size': prior_size,
-                             'vocab_size': checkpoint.shape('tok_emb.embedding_table')[0]}
-    known = checkpoint.metadata.get('architecture', {})
-    if known:
-        found |= {key: known[key] for key in ('n_head', 'GELU_2', 'gelu') if key in known}
-    elif row := PUBLISHED.get((len(blocks), n_embd, prior_size)):
-        name, found['n_head'], found['GELU_2'] = row
-        if parallel.is_writer() and None in (given.get('n_head'), given.get('GELU_2')):
-            log(f'{checkpoint.path.name}: has the shapes of the published {name} model: '
-                 f'n_head {row[1]}, GELU_2 {row[2]}')
-    for key, value in given.items():
-        if value is None:
-            continue
-        if key in found and found[key] != value:
-            raise UserError(f'--{key} {value} contradicts {checkpoint.path}, which has {key} {found[key]}; '
-                            f'leave the flag out')
-        found[key] = value
-    found.setdefault('n_head', DEFAULT_HEADS)
-    found.setdefault('GELU_2', False)
-    if n_embd % found['n_head']:
-        raise UserError(f'--n_head {found["n_head"]}: {checkpoint.path} has n_embd {n_embd}, which it does not divide')
-    return Architecture(**found)
+        # What they don't: from the metadata, or the published model of these shapes
+        recorded = ckpt.metadata.get('architecture', {})
+        if recorded:
+            values |= {key: recorded[key] for key in ('n_head', 'GELU_2', 'gelu') if key in recorded}
+        elif row := PUBLISHED.get((len(blocks), n_embd, prior_size)):
+            name, values['n_head'], values['GELU_2'] = row
+            if parallel.is_writer() and None in (flags.get('n_head'), flags.get('GELU_2')):
+                log(f'{ckpt.path.name}: has the shapes of the published {name} model: '
+                    f'n_head {row[1]}, GELU_2 {row[2]}')
 
-
-GPTConfig = Architecture
-GPTConfig.from_checkpoint = staticmethod(of)
+        # Flags say what is still open, and may not contradict the rest
+        for key, value in flags.items():
+            if value is None:
+                continue
+            if key in values and values[key] != value:
+                raise UserError(f'--{key} {value} contradicts {ckpt.path}, which has {key} {values[key]}; '
+                                f'leave the flag out')
+            values[key] = value
+        values.setdefault('n_head', DEFAULT_HEADS)
+        values.setdefault('GELU_2', False)
+        if n_embd % values['n_head']:
+            raise UserError(f'--n_head {values["n_head"]}: {ckpt.path} has n_embd {n_embd}, which it does not divide')
+        return cls(**values)

@@ -1,132 +1,254 @@
-"""A trained transformer as a plain function of NumPy arrays."""
+"""A trained transformer as a plain function of NumPy arrays: logits at some positions of partly filled pictures.
+
+It computes what ``GPT`` does. Two things differ: any rows can be computed with kept keys and values of all others, and
+what is compiled is a single block that takes its layer's weights as inputs, so that depth costs no compilation.
+"""
 from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import mindspore as ms
 import numpy as np
-from mindspore import nn
+from mindspore import ops
 
 from ict import checkpoint
-from ict.device import precision
-from Transformer.models.config import Architecture
-from Transformer.models.networks import GPT
+from Transformer.models.config import LAYER_NORM_EPSILON, GPTConfig
+
+REUSE = ('none', 'hole', 'window')
+ROW_MULTIPLE = 64  # numbers of rows are rounded up to it: each number is compiled for
+# Inputs of a block, in this order
+BLOCK_WEIGHTS = ('ln1.gamma', 'ln1.beta', 'attn.query.weight', 'attn.query.bias', 'attn.key.weight', 'attn.key.bias',
+                 'attn.value.weight', 'attn.value.bias', 'attn.proj.weight', 'attn.proj.bias',
+                 'ln2.gamma', 'ln2.beta', 'mlp.0.weight', 'mlp.0.bias', 'mlp.2.weight', 'mlp.2.bias')
+
+KVCache = list[tuple[ms.Tensor, ms.Tensor]]  # keys and values of each layer, (B * T, C)
 
 
-class _LogitsAt(nn.Cell):
-    """``GPT.logits_at`` as a cell, so that it is compiled."""
+@functools.cache
+def compiled(config: GPTConfig) -> tuple[Callable[..., tuple[ms.Tensor, ...]], Callable[..., ms.Tensor]]:
+    """One block and what follows the last one, compiled once for each shape of their inputs."""
+    n_positions, n_head, head_dim = config.prior_size ** 2, config.n_head, config.n_embd // config.n_head
+    norm = ops.LayerNorm(begin_norm_axis=1, begin_params_axis=1, epsilon=LAYER_NORM_EPSILON)
+    matmul, product, product_t = ops.MatMul(), ops.BatchMatMul(), ops.BatchMatMul(transpose_b=True)
+    softmax, scale = ops.Softmax(axis=-1), 1.0 / math.sqrt(head_dim)
 
-    def __init__(self, net: GPT) -> None:
-        super().__init__(auto_prefix=False)
-        self.net = net
+    def dense(x: ms.Tensor, weight: ms.Tensor, bias: ms.Tensor) -> ms.Tensor:
+        return matmul(ops.cast(x, weight.dtype), weight) + bias
 
-    def construct(self, idx: ms.Tensor, masks: ms.Tensor, rows: ms.Tensor) -> ms.Tensor:
-        return self.net.logits_at(idx, masks, rows)
+    def activation(x: ms.Tensor) -> ms.Tensor:
+        if config.GELU_2:
+            return x * ops.sigmoid(1.702 * x)
+        return ops.gelu(x, approximate='tanh' if config.gelu == 'tanh' else 'none')
+
+    def split(x: ms.Tensor, batch_size: int) -> ms.Tensor:
+        return x.reshape(batch_size, -1, n_head, head_dim).transpose(0, 2, 1, 3)  # (B, H, N, D)
+
+    @ms.jit
+    def block(x: ms.Tensor, source: ms.Tensor, keys: ms.Tensor, values: ms.Tensor,
+              *weights: ms.Tensor) -> tuple[ms.Tensor, ms.Tensor, ms.Tensor]:
+        """The rows x (B * P, C) after a block, and keys and values (B * T, C) of all rows.
+
+        Args:
+            source: (B * T,) int32, which of the kept ``keys`` and ``values`` (N, C) and the new ones behind them.
+            weights: as in BLOCK_WEIGHTS.
+        """
+        (gamma_1, beta_1, query, query_bias, key, key_bias, value, value_bias, proj, proj_bias,
+         gamma_2, beta_2, widen, widen_bias, narrow, narrow_bias) = weights
+        batch_size = source.shape[0] // n_positions
+        y = norm(x, gamma_1, beta_1)[0]
+        keys = ops.gather(ops.concat((keys, dense(y, key, key_bias))), source, 0)  # (B * T, C)
+        values = ops.gather(ops.concat((values, dense(y, value, value_bias))), source, 0)  # (B * T, C)
+        q = split(dense(y, query, query_bias) * scale, batch_size)  # (B, H, P, D)
+        attention = softmax(product_t(q, split(keys, batch_size)))  # (B, H, P, T)
+        y = product(attention, split(values, batch_size))  # (B, H, P, D)
+        x = x + dense(y.transpose(0, 2, 1, 3).reshape(-1, n_head * head_dim), proj, proj_bias)  # (B * P, C)
+        y = activation(dense(norm(x, gamma_2, beta_2)[0], widen, widen_bias))  # (B * P, 4 C)
+        return x + dense(y, narrow, narrow_bias), keys, values
+
+    @ms.jit
+    def head(x: ms.Tensor, gamma: ms.Tensor, beta: ms.Tensor, weight: ms.Tensor) -> ms.Tensor:
+        y = norm(x, gamma, beta)[0]
+        return ops.cast(matmul(ops.cast(y, weight.dtype), weight), ms.float32)  # (B * P, V)
+
+    return block, head
 
 
-class _LogitsAfter(nn.Cell):
-    """``GPT.logits_after`` with its keys and values, as a cell for one number of rows read."""
-
-    def __init__(self, net: GPT, keys: ms.ParameterTuple, values: ms.ParameterTuple, n_read: int) -> None:
-        super().__init__(auto_prefix=False)
-        self.net, self.keys, self.values, self.n_read = net, keys, values, n_read
-
-    def construct(self, idx: ms.Tensor, masks: ms.Tensor, where: ms.Tensor, slots: ms.Tensor) -> ms.Tensor:
-        return self.net.logits_after(idx, masks, where, slots, self.keys, self.values, self.n_read)
+def transposed(matrix: np.ndarray) -> np.ndarray:
+    """(N, M) -> (M, N), copied in strips: on large matrices four times as fast as in one piece."""
+    result = np.empty(matrix.shape[::-1], matrix.dtype)
+    for start in range(0, len(matrix), ROW_MULTIPLE):
+        result[:, start:start + ROW_MULTIPLE] = matrix[start:start + ROW_MULTIPLE].T
+    return result
 
 
-def load(found: checkpoint.Checkpoint, shape: Architecture) -> GPT:
-    """The network with a checkpoint's weights; they are in memory once.
+class GPTRows:
+    """The network for any rows of its sequence.
 
-    Raises:
-        UserError: a tensor is missing, left over, or of another shape.
+    Args:
+        array_of: the weights by their names in a checkpoint, float32.
+        half: float16 for matrices and what they are multiplied with; norms and the sums over layers stay float32.
     """
-    checkpoint.check(found, shape.shapes())
-    with nn.utils.no_init_parameters():
-        net = GPT(shape.vocab_size, shape.n_embd, shape.n_layer, shape.n_head, shape.prior_size ** 2, shape.GELU_2,
-                  gelu=shape.gelu)
-    checkpoint.load_into(net, found)
-    net.set_train(False)
-    return net
+
+    def __init__(self, array_of: Callable[[str], np.ndarray], config: GPTConfig, half: bool) -> None:
+        self.dtype, target = np.float16 if half else np.float32, ms.get_context('device_target')
+
+        def tensor(name: str) -> ms.Tensor:
+            values = array_of(name)
+            if not name.endswith(('gamma', 'beta')):
+                values = values.astype(self.dtype, copy=False)
+            if values.ndim == 2:  # few rows times (in, out) take a CPU down to a third of the time of (out, in)
+                values = transposed(values)
+            result = ms.Tensor.from_numpy(values)  # the same memory
+            return result if target == 'CPU' else result.move_to(target)  # else it would be sent with every call
+
+        self.n_positions = config.prior_size ** 2
+        self.tok_emb, self.pos_emb = array_of('tok_emb.embedding_table'), array_of('pos_emb')[0]  # (V, C), (T, C)
+        self.layers = [[tensor(f'blocks.{i}.{name}') for name in BLOCK_WEIGHTS] for i in range(config.n_layer)]
+        self.last = [tensor(name) for name in ('ln_f.gamma', 'ln_f.beta', 'head.weight')]
+        self.block, self.head = compiled(config)
+
+    def __call__(self, tokens: np.ndarray, mask: np.ndarray, rows: list[np.ndarray],
+                 kv_cache: KVCache | None) -> tuple[list[np.ndarray], KVCache]:
+        """Logits (n, V) float32 at the n different positions that ``rows`` names for each picture, and a new cache.
+
+        Args:
+            tokens, mask: (B, T) int32 and bool.
+            kv_cache: what the last call returned, used up; None when ``rows`` names all positions.
+        """
+        # Copies of rows that are computed anyway make their numbers equal; what comes of the copies is ignored.
+        n_rows = max(map(len, rows))
+        if n_rows < self.n_positions:
+            n_rows = -(-max(1, n_rows) // ROW_MULTIPLE) * ROW_MULTIPLE
+        padded = np.stack([np.resize(own, n_rows) for own in rows])  # (B, P)
+        known = ~np.take_along_axis(mask, padded, 1)[..., None]
+        x = self.tok_emb[np.take_along_axis(tokens, padded, 1)] * known + self.pos_emb[padded]  # (B, P, C)
+
+        # Where each position's keys and values are: among the kept ones, or behind them among the new ones
+        source = np.arange(tokens.size, dtype=np.int32).reshape(tokens.shape)  # (B, T)
+        n_kept = tokens.size
+        if kv_cache is None:
+            nothing, n_kept = ms.Tensor(np.zeros((1, x.shape[-1]), self.dtype)), 1
+            kv_cache = [(nothing, nothing)] * len(self.layers)
+        for b, own in enumerate(rows):
+            source[b, own] = n_kept + b * n_rows + np.arange(len(own))
+
+        x, source, new_cache = ms.Tensor(x.reshape(-1, x.shape[-1])), ms.Tensor(source.reshape(-1)), []
+        for weights in self.layers:
+            x, keys, values = self.block(x, source, *kv_cache.pop(0), *weights)  # (B * P, C), (B * T, C) twice
+            new_cache.append((keys, values))
+        logits = self.head(x, *self.last).asnumpy().reshape(len(rows), n_rows, -1)
+        return [values[:len(own)] for values, own in zip(logits, rows, strict=True)], new_cache
+
+
+@dataclass(frozen=True)
+class State:
+    """What a call has computed.
+
+    Attributes:
+        tokens: (B, T) int32, 0 where missing.
+        mask: (B, T) bool, True = missing.
+        logits: (B, T, V) float32, of this call at the rows that it computed.
+        kv_cache: keys and values; empty when they are not reused.
+    """
+
+    tokens: np.ndarray
+    mask: np.ndarray
+    logits: np.ndarray
+    kv_cache: KVCache
+
+    def is_of(self, tokens: np.ndarray, mask: np.ndarray) -> bool:
+        return np.array_equal(tokens, self.tokens) and np.array_equal(mask, self.mask)
+
+    def is_continued_by(self, tokens: np.ndarray, mask: np.ndarray) -> bool:
+        """Whether known tokens are still the same, and only missing ones have been filled."""
+        return (tokens.shape == self.tokens.shape and not (mask & ~self.mask).any()
+                and bool((self.mask | (tokens == self.tokens)).all()))
 
 
 class Predictor:
-    """tokens, mask, positions -> logits, with one compiled shape whatever the hole and the number of pictures.
+    """The model that a ``Sampler`` needs.
+
+    What is computed depends on ``reuse``:
+        'none': every call computes all positions, as published.
+        'hole': while the same pictures are filled, a call computes the positions that are missing or were filled since
+            the last call; keys and values of all others are kept from the calls that computed them.
+        'window': only 3 x 3 windows around the positions filled since the last call, and those that are read.
+
+    A call that doesn't continue the last one, or reads all positions, computes everything. What it computed is kept:
+    the next sample of the same pictures begins with it. So the logits never depend on earlier samples.
 
     Args:
-        rows: pictures in one forward pass. More than one fills a GPU; on a CPU it gains nothing (one picture is
+        array_of: the weights by their names in a checkpoint, float32.
+        batch_size: pictures in one forward pass. More than one fills a GPU; on a CPU it gains nothing (one picture is
             1024 rows of every matrix product already) and would round differently.
-        positions: T.
+        amp_level: O0 float32; O2, O3 float16 but for norms.
     """
 
-    def __init__(self, net: GPT, rows: int, positions: int, amp_level: str = 'O0') -> None:
-        self.rows, self.positions = rows, positions
-        attention = net.blocks[0].attn
-        self.n_layer, self.n_head, self.head_dim = net.n_layer, attention.n_head, attention.head_dim
-        self.net = precision.mixed_precision(net, amp_level)  # changes ``net`` itself, and may wrap it
-        self.plain = net
-        self.reader = _LogitsAt(net)
-        self.reader.set_train(False)
-        self._after: dict[int, nn.Cell] = {}
+    def __init__(self, array_of: Callable[[str], np.ndarray], config: GPTConfig, batch_size: int, reuse: str,
+                 amp_level: str = 'O0') -> None:
+        self.network = GPTRows(array_of, config, amp_level != 'O0')
+        self.batch_size, self.reuse, self.prior_size = batch_size, reuse, config.prior_size
+        self._first: dict[int, State] = {}  # of each batch of a call: what its pictures began with
+        self._last: dict[int, State] = {}  # and what was computed last
 
     @classmethod
-    def from_checkpoint(cls, ckpt: checkpoint.Checkpoint, config: Architecture, batch_size: int, reuse: str,
-                        amp_level: str) -> Predictor:
-        return cls(load(ckpt, config), batch_size, config.prior_size ** 2, amp_level)
+    def from_checkpoint(cls, ckpt: checkpoint.Checkpoint, config: GPTConfig, batch_size: int, reuse: str,
+                        amp_level: str = 'O0') -> Predictor:
+        """A checkpoint's weights; they are in memory once.
 
-    @property
-    def logits_at(self) -> Predictor:
-        return self
-
-    def __call__(self, tokens: np.ndarray, masks: np.ndarray, where: np.ndarray) -> np.ndarray:
-        """tokens (B, T) int32, masks (B, T) float32, where (B, P) int32 -> logits (B, P, V) float32.
-
-        P must be the same in every call.
+        Raises:
+            UserError: a tensor is missing, left over, or of another shape.
         """
-        parts = [self._forward(tokens[i:i + self.rows], masks[i:i + self.rows], where[i:i + self.rows])
-                 for i in range(0, len(tokens), self.rows)]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        checkpoint.check(ckpt, config.shapes())
+        return cls(ckpt.array, config, batch_size, reuse, amp_level)
 
-    def _forward(self, tokens: np.ndarray, masks: np.ndarray, where: np.ndarray) -> np.ndarray:
-        count = len(tokens)
-        fill = np.arange(self.rows) % count
-        idx, hole, where = ms.Tensor(tokens[fill]), ms.Tensor(masks[fill]), where[fill]
-        if where.shape[1] == self.positions and (where == np.arange(self.positions)).all():
-            logits = self.net(idx, hole)  # (rows, T, V)
+    def logits_at(self, tokens: np.ndarray, mask: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """tokens (B, T) int32, mask (B, T) bool or 0 and 1, positions (B, P) int -> logits (B, P, V) float32."""
+        mask, positions = mask > 0, positions.astype(np.int64)
+        tokens = np.where(mask, 0, tokens)
+        parts = []
+        for number, start in enumerate(range(0, len(tokens), self.batch_size)):
+            part = slice(start, start + self.batch_size)
+            state = self._state_after(number, tokens[part], mask[part], positions[part])
+            parts.append(np.take_along_axis(state.logits, positions[part, :, None], 1))
+        return np.concatenate(parts)
+
+    def _state_after(self, number: int, tokens: np.ndarray, mask: np.ndarray, positions: np.ndarray) -> State:
+        """What is computed after a call for batch ``number`` that reads ``positions``."""
+        first, last = self._first.get(number), self._last.pop(number, None)
+        read = np.zeros(mask.shape, bool)
+        np.put_along_axis(read, positions, True, 1)
+        if first is not None and first.is_of(tokens, mask):
+            state = first
+        elif last is not None and not read.all() and last.is_continued_by(tokens, mask):
+            state = self._computed(tokens, mask, read | self._outdated(last, mask), last)
         else:
-            flat = (where + self.positions * np.arange(self.rows, dtype=np.int32)[:, None]).reshape(-1)
-            logits = self.reader(idx, hole, ms.Tensor(flat.astype(np.int32)))  # (rows, P, V)
-        return logits.asnumpy()[:count].astype(np.float32, copy=False)
+            self._first.pop(number, None)
+            del first, last  # their memory is needed
+            state = self._first[number] = self._computed(tokens, mask, np.ones_like(mask), None)
+        self._last[number] = replace(state, kv_cache=list(state.kv_cache))
+        return state
 
-    def after(self, tokens: np.ndarray, masks: np.ndarray, where: np.ndarray, n_read: int) -> np.ndarray:
-        """Logits at the last ``n_read`` of the rows ``where``, which alone are computed.
+    def _outdated(self, last: State, mask: np.ndarray) -> np.ndarray:
+        """Rows whose keys and values are not kept, (B, T) bool."""
+        if self.reuse == 'hole':
+            return last.mask
+        if self.reuse == 'window':
+            side = self.prior_size
+            filled = np.pad((last.mask & ~mask).reshape(-1, side, side), ((0, 0), (1, 1), (1, 1)))
+            windows = [filled[:, y:y + side, x:x + side] for y in range(3) for x in range(3)]
+            return np.any(windows, 0).reshape(mask.shape)
+        return np.ones_like(mask)
 
-        They see keys and values of all other rows as the last call that named them left these; a call that names all
-        T rows is exact. At most ``rows`` pictures, the same ones from call to call. For ``amp_level`` O0.
-
-        Args:
-            tokens, masks: (B, T) int32 and float32.
-            where: (B, P) int32, different positions in each row of it.
-
-        Returns:
-            (B, n_read, V) float32.
-        """
-        count = len(tokens)
-        fill = np.arange(self.rows) % count
-        where = where[fill]  # (rows, P)
-        idx, hole = (np.take_along_axis(part[fill], where, 1) for part in (tokens, masks))
-        heads = self.n_head * np.arange(self.rows)[:, None] + np.arange(self.n_head)  # (rows, H)
-        slots = self.positions * heads[..., None] + where[:, None]  # (rows, H, P)
-        logits = self._reader_after(n_read)(ms.Tensor(idx), ms.Tensor(hole), ms.Tensor(where),
-                                            ms.Tensor(slots.reshape(-1).astype(np.int32)))
-        return logits.asnumpy()[:count].astype(np.float32, copy=False)
-
-    def _reader_after(self, n_read: int) -> nn.Cell:
-        if n_read not in self._after:
-            if not self._after:
-                self._kept = [ms.ParameterTuple([
-                    ms.Parameter(ms.Tensor(np.zeros((self.rows * self.n_head * self.positions, self.head_dim),
-                                                    np.float32)), name=f'{kind}.{i}', requires_grad=False)
-                    for i in range(self.n_layer)]) for kind in ('keys', 'values')]
-            cell = _LogitsAfter(self.plain, *self._kept, n_read)
-            cell.set_train(False)
-            self._after[n_read] = cell
-        return self._after[n_read]
+    def _computed(self, tokens: np.ndarray, mask: np.ndarray, rows: np.ndarray, last: State | None) -> State:
+        """The state after ``rows`` (B, T) bool have been computed; keys and values of ``last`` are used up."""
+        numbers = [np.flatnonzero(own) for own in rows]
+        everything = rows.all()
+        computed, kv_cache = self.network(tokens, mask, numbers, None if everything else last.kv_cache)
+        logits = np.zeros((*mask.shape, computed[0].shape[-1]), np.float32) if everything else last.logits.copy()
+        for target, own, values in zip(logits, numbers, computed, strict=True):
+            target[own] = values
+        return State(tokens, mask, logits, kv_cache if self.reuse != 'none' else [])

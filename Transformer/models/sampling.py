@@ -1,57 +1,40 @@
-"""Filling the missing tokens (paper, section 3.1), over a plain callable; NumPy only.
+"""Filling the missing tokens of a picture (paper, section 3.1) with any model; NumPy only.
 
-The faithful sampler fills one token a forward pass in raster order. Fewer passes fill several tokens each, in an
-order that spreads them over the hole (``halton``) or takes the surest first (``confidence``, after MaskGIT).
-Each position has its own random number, drawn from (seed, image, sample) before anything else: which tokens share a
-pass, a batch or a process changes nothing.
+The published sampler fills one token a forward pass, in raster order. With fewer passes each fills several tokens, in
+an order that spreads them over the hole (``halton``) or those first of which the model is most confident
+(``confidence``, after MaskGIT). The random numbers of a position are drawn from (seed, image, sample) before
+anything else, so that a sample doesn't depend on which tokens share a pass, a batch or a process.
 """
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-SCHEDULES = ('raster', 'halton', 'confidence')
-STEP_SCHEDULES = ('cosine', 'linear')
-
-# Logits at some positions:
-# (tokens (B, T) int32, mask (B, T) float32 1 = missing, positions (B, P) int32) -> logits (B, P, V) float32
+# The model: (tokens (B, T) int32, mask (B, T) bool 1 = missing, positions (B, P) int32) -> logits there (B, P, V)
+# float32. P may differ from call to call.
 LogitsAt = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-# The same when only some rows are computed and keys and values of the others are kept from the call before:
-# (tokens, mask, rows (B, P) int32, number of last rows R that are read) -> logits (B, R, V) float32
-LogitsAfter = Callable[[np.ndarray, np.ndarray, np.ndarray, int], np.ndarray]
 
 
 @dataclass(frozen=True)
-class Settings:
+class SamplingConfig:
     """How to sample.
 
     Attributes:
-        top_k: only so many most likely tokens can be drawn.
+        top_k: only the so many likeliest tokens are drawn.
         temperature: logits are divided by it.
         sample_steps: forward passes a picture; 0 = one for each missing token.
         schedule: which tokens a pass fills: one of SCHEDULES.
-        step_schedule: how many: 'cosine' few at first and more later, 'linear' always the same number.
-        deterministic: no sampling: the prior is the mean colour that the model expects.
-        resample: this share of the tokens, those that were least likely when they were filled, is filled a second
-            time, in the same share of further passes.
-        reuse_window: a pass computes only this window around each token that the last one filled, and reuses keys
-            and values of all other positions; 0 = every pass computes everything.
-        refresh: with ``reuse_window``, every so many passes compute everything; 0 = the first alone.
+        deterministic: no sampling: the prior is the mean colour that the model expects, from one pass.
     """
 
     top_k: int = 40
     temperature: float = 1.0
     sample_steps: int = 0
     schedule: str = 'raster'
-    step_schedule: str = 'cosine'
     deterministic: bool = False
-    resample: float = 0.0
-    reuse_window: int = 0
-    refresh: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,7 +44,7 @@ class Sample:
     Attributes:
         tokens: (T,) int32.
         log_likelihood: sum over the hole of the log probability of each token when it was filled, under the model
-            itself (temperature 1, all tokens), the second time where there was one; 0 for an empty hole.
+            itself (temperature 1, all tokens); 0 for an empty hole.
         expected: with ``deterministic``, the mean colour at each position of the hole, (T, 3) float64 levels.
     """
 
@@ -70,27 +53,85 @@ class Sample:
     expected: np.ndarray | None = None
 
 
-def generator_of(seed: int, image_id: str, sample_number: int) -> np.random.Generator:
+def noise_generator(seed: int, image_id: str, sample_number: int) -> np.random.Generator:
     """The random generator of one sample of one picture."""
     digest = hashlib.sha256(f'{seed}/{sample_number}/{image_id}'.encode('utf-8', 'surrogateescape')).digest()
     return np.random.default_rng(np.frombuffer(digest, np.uint32))
 
 
+class Order:
+    """Which of the missing tokens a pass fills: those of the highest priority.
+
+    A new order is a subclass and an entry in ``ORDERS``.
+    """
+
+    needs_log_prob = False  # whether a pass draws a token for every missing position before some of them are kept
+
+    def __init__(self, prior_size: int, config: SamplingConfig) -> None:
+        self.prior_size, self.config = prior_size, config
+
+    def priority(self, positions: np.ndarray, log_probs: np.ndarray | None, gumbel: np.ndarray,
+                 remaining: float) -> np.ndarray:
+        """(n,) float or int, for the n missing positions of a picture.
+
+        Args:
+            positions: (n,) int64, ascending.
+            log_probs: (n,) float64 of the tokens drawn there; None unless ``needs_log_prob``.
+            gumbel: (n,) float64, the noise of these positions.
+            remaining: share of the passes that follow this one.
+        """
+        raise NotImplementedError
+
+
+class Raster(Order):
+    """Row by row, as published."""
+
+    def priority(self, positions: np.ndarray, log_probs: np.ndarray | None, gumbel: np.ndarray,
+                 remaining: float) -> np.ndarray:
+        return -positions
+
+
+class Halton(Order):
+    """Spread over the whole hole, by the 2-D Halton sequence."""
+
+    def __init__(self, prior_size: int, config: SamplingConfig) -> None:
+        super().__init__(prior_size, config)
+        self.rank = np.argsort(halton_order(prior_size))  # (T,)
+
+    def priority(self, positions: np.ndarray, log_probs: np.ndarray | None, gumbel: np.ndarray,
+                 remaining: float) -> np.ndarray:
+        return -self.rank[positions]
+
+
+class Confidence(Order):
+    """The likeliest of the drawn tokens first, with less and less noise (Chang et al., MaskGIT, 2022)."""
+
+    needs_log_prob = True
+
+    def priority(self, positions: np.ndarray, log_probs: np.ndarray | None, gumbel: np.ndarray,
+                 remaining: float) -> np.ndarray:
+        return log_probs + self.config.temperature * remaining * gumbel
+
+
+ORDERS: dict[str, type[Order]] = {'raster': Raster, 'halton': Halton, 'confidence': Confidence}
+SCHEDULES = tuple(ORDERS)
+
+
 def halton_order(prior_size: int) -> np.ndarray:
     """All positions of the grid in the order of the 2-D Halton sequence (bases 2 and 3): (T,) int64."""
-    wanted = prior_size ** 2
-    seen = np.zeros(wanted, bool)
+    n_positions = prior_size ** 2
+    seen = np.zeros(n_positions, bool)
     order: list[int] = []
     first = 1
-    while len(order) < wanted:
-        index = np.arange(first, first + 4 * wanted)
+    while len(order) < n_positions:
+        index = np.arange(first, first + 4 * n_positions)
         rows = (_radical_inverse(index, 2) * prior_size).astype(np.int64)
         columns = (_radical_inverse(index, 3) * prior_size).astype(np.int64)
         for cell in (rows * prior_size + columns).tolist():
             if not seen[cell]:
                 seen[cell] = True
                 order.append(cell)
-        first += 4 * wanted
+        first += 4 * n_positions
     return np.array(order)
 
 
@@ -105,35 +146,17 @@ def _radical_inverse(index: np.ndarray, base: int) -> np.ndarray:
     return result
 
 
-def step_ends(n_missing: int, n_steps: int, step_schedule: str) -> np.ndarray:
-    """How many tokens are filled after each pass: increasing, the last is ``n_missing``; at least one a pass."""
-    n_steps = min(n_steps, n_missing)
-    passed = np.arange(1, n_steps + 1) / max(1, n_steps)
-    share = passed if step_schedule == 'linear' else 1.0 - np.cos(0.5 * np.pi * passed)
-    ends = np.rint(n_missing * share).astype(np.int64)
-    for i in range(n_steps):
-        ends[i] = min(max(ends[i], (ends[i - 1] if i else 0) + 1), n_missing - (n_steps - 1 - i))
-    return ends
+def cumulative_counts(n_missing: int, n_passes: int) -> np.ndarray:
+    """How many tokens are filled after each pass, (min(n_passes, n_missing),) int64: few at first, more later.
 
-
-def resampled(n_missing: int, settings: Settings) -> tuple[int, int]:
-    """(tokens filled a second time, passes for them) of ``n_missing``."""
-    amount = round(settings.resample * n_missing)
-    return amount, math.ceil(settings.resample * settings.sample_steps) if settings.sample_steps else amount
-
-
-def most_at_once(positions: int, settings: Settings) -> int:
-    """The largest number of positions that a pass reads, whatever the hole: the shape to compile for."""
-    if settings.schedule == 'confidence' or settings.deterministic:
-        return positions
-    if settings.sample_steps == 0 or settings.sample_steps >= positions:
-        return 1
-    most = 1
-    for missing in range(settings.sample_steps, positions + 1):
-        for amount, steps in ((missing, settings.sample_steps), resampled(missing, settings)):
-            if amount:
-                most = max(most, int(np.diff(step_ends(amount, steps, settings.step_schedule), prepend=0).max()))
-    return most
+    Half a period of a cosine (MaskGIT), with at least one token a pass; the last count is ``n_missing``.
+    """
+    n_passes = min(n_passes, n_missing)
+    share = 1.0 - np.cos(0.5 * np.pi * np.arange(1, n_passes + 1) / max(1, n_passes))
+    counts = np.rint(n_missing * share).astype(np.int64)
+    for i in range(n_passes):
+        counts[i] = min(max(counts[i], (counts[i - 1] if i else 0) + 1), n_missing - (n_passes - 1 - i))
+    return counts
 
 
 def draw(logits: np.ndarray, uniform: np.ndarray, top_k: int, temperature: float) -> np.ndarray:
@@ -146,11 +169,11 @@ def draw(logits: np.ndarray, uniform: np.ndarray, top_k: int, temperature: float
     chosen = np.take_along_axis(logits, best, -1).astype(np.float64) / temperature
     weight = np.exp(chosen - chosen[..., :1])
     total = np.cumsum(weight, -1)
-    place = (total <= (uniform * total[..., -1])[..., None]).sum(-1)
-    return np.take_along_axis(best, np.minimum(place, top_k - 1)[..., None], -1)[..., 0].astype(np.int32)
+    number = (total <= (uniform * total[..., -1])[..., None]).sum(-1)
+    return np.take_along_axis(best, np.minimum(number, top_k - 1)[..., None], -1)[..., 0].astype(np.int32)
 
 
-def log_probability(logits: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+def log_prob(logits: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     """log softmax at ``tokens``: (..., V), (...) -> (...) float64."""
     logits = logits.astype(np.float64)
     high = logits.max(-1)
@@ -158,20 +181,33 @@ def log_probability(logits: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     return np.take_along_axis(logits, tokens[..., None], -1)[..., 0] - total
 
 
-@dataclass(frozen=True)
-class _Noise:
-    """What a round of filling draws from, (B, T) each; gumbel for 'confidence' alone."""
+@dataclass
+class _Picture:
+    """A picture that is being filled; all arrays are changed in place.
 
+    Attributes:
+        tokens, missing, log_probs: (T,) each; log_probs holds those of the tokens filled so far.
+        uniform, gumbel: (T,) noise.
+        counts: (n,) tokens that each pass fills.
+    """
+
+    tokens: np.ndarray
+    missing: np.ndarray
+    log_probs: np.ndarray
     uniform: np.ndarray
-    gumbel: np.ndarray | None
+    gumbel: np.ndarray
+    counts: np.ndarray
 
-    @classmethod
-    def of(cls, rngs: Sequence[np.random.Generator], positions: int, settings: Settings) -> _Noise:
-        uniform = np.stack([rng.random(positions) for rng in rngs])
-        gumbel = None
-        if settings.schedule == 'confidence' and not settings.deterministic:
-            gumbel = -np.log(-np.log(np.stack([rng.uniform(1e-12, 1.0, positions) for rng in rngs])))
-        return cls(uniform, gumbel)
+    def first(self, order: Order, step: int, positions: np.ndarray, log_probs: np.ndarray | None) -> np.ndarray:
+        """Which of ``positions`` a pass fills, as indices into them; none after the last pass."""
+        if step >= len(self.counts):
+            return np.empty(0, np.int64)
+        remaining = 1.0 - (step + 1) / len(self.counts)
+        priority = order.priority(positions, log_probs, self.gumbel[positions], remaining)
+        return np.argsort(-priority, kind='stable')[:self.counts[step]]
+
+    def fill(self, positions: np.ndarray, tokens: np.ndarray, log_probs: np.ndarray) -> None:
+        self.tokens[positions], self.log_probs[positions], self.missing[positions] = tokens, log_probs, False
 
 
 class Sampler:
@@ -180,127 +216,86 @@ class Sampler:
     Args:
         logits_at: the model.
         prior_size: side of the grid.
-        settings: how.
-        colours: palette levels (V, 3), for the deterministic mode.
-        logits_after: the model with kept keys and values, for ``reuse_window``.
+        codebook_rgb: colours of the tokens (V, 3) uint8, for the deterministic mode.
     """
 
-    def __init__(self, logits_at: LogitsAt, prior_size: int, settings: Settings, colours: np.ndarray | None = None,
-                 logits_after: LogitsAfter | None = None) -> None:
-        self.logits_at, self.settings, self.colours, self.logits_after = logits_at, settings, colours, logits_after
-        self.prior_size, self.positions = prior_size, prior_size ** 2
-        self.read_at_once = most_at_once(self.positions, settings)
-        self.full_order = halton_order(prior_size) if settings.schedule == 'halton' else np.arange(self.positions)
+    def __init__(self, logits_at: LogitsAt, prior_size: int, config: SamplingConfig,
+                 codebook_rgb: np.ndarray | None = None) -> None:
+        self.logits_at, self.config, self.codebook_rgb = logits_at, config, codebook_rgb
+        self.n_positions = prior_size ** 2
+        self.order = ORDERS[config.schedule](prior_size, config)
 
     def __call__(self, tokens: np.ndarray, holes: np.ndarray, rngs: Sequence[np.random.Generator],
                  on_pass: Callable[[int, int], None] = lambda done, total: None) -> list[Sample]:
-        """tokens (B, T) int32, holes (B, T) bool, a generator for each row -> a sample for each row.
+        """tokens (B, T) int32, holes (B, T) bool, a generator for each picture -> a sample for each picture.
 
         Args:
             on_pass: called with (passes done, passes in all) after every forward pass.
         """
-        settings = self.settings
-        tokens = tokens.astype(np.int32)  # a copy: inputs stay as they are
         missing = holes.copy()
-        tokens[missing] = 0
-        noise = [_Noise.of(rngs, self.positions, settings) for _ in range(2 if settings.resample else 1)]
-        if settings.deterministic:
+        tokens = np.where(missing, 0, tokens).astype(np.int32)
+        if self.config.deterministic:
             return self._expect(tokens, missing, on_pass)
-        sure = np.zeros(tokens.shape)  # log probability of each token when it was filled
-        counts = holes.sum(1)
-        rounds = [[step_ends(int(n), settings.sample_steps or int(n), settings.step_schedule) for n in counts]]
-        if settings.resample:
-            again = [resampled(int(n), settings) for n in counts]
-            rounds.append([step_ends(*amounts, settings.step_schedule) for amounts in again])
-        passes = sum(max((len(e) for e in ends), default=0) for ends in rounds)
-        done = 0
-        for number, (ends, own) in enumerate(zip(rounds, noise, strict=True)):
-            if number:
-                for b, (amount, _) in enumerate(again):
-                    places = np.flatnonzero(holes[b])
-                    least = places[np.argsort(sure[b, places], kind='stable')[:amount]]
-                    missing[b, least], tokens[b, least] = True, 0
-            done = self._fill(tokens, missing, sure, ends, own, lambda step: on_pass(step, passes), done)
-        return [Sample(t, float(s[h].sum())) for t, s, h in zip(tokens, sure, holes, strict=True)]
 
-    def _fill(self, tokens: np.ndarray, missing: np.ndarray, sure: np.ndarray, ends: list[np.ndarray], noise: _Noise,
-              on_pass: Callable[[int], None], done: int) -> int:
-        """Fill everything that is missing, in place, in the passes that ``ends`` tells; returns passes done so far."""
-        settings = self.settings
-        orders = [self.full_order[hole[self.full_order]] for hole in missing]
-        filled: list[np.ndarray] = [np.empty(0, np.int64)] * len(tokens)
-        for step in range(max((len(e) for e in ends), default=0)):
-            due = [slice(e[step - 1] if step else 0, e[step]) if step < len(e) else slice(0, 0) for e in ends]
-            shown = missing.astype(np.float32)
-            if settings.schedule == 'confidence':
-                where = np.broadcast_to(np.arange(self.positions, dtype=np.int32), tokens.shape)
-                logits = self.logits_at(tokens, shown, np.ascontiguousarray(where))  # (B, T, V)
-            elif settings.reuse_window:
-                everything = step == 0 or (settings.refresh > 0 and step % settings.refresh == 0)
-                where = np.stack([self._rows(order[part], last, everything)
-                                  for order, part, last in zip(orders, due, filled, strict=True)])
-                logits = self.logits_after(tokens, shown, where, self.read_at_once)  # (B, R, V), due ones last
-            else:
-                where = np.zeros((len(tokens), self.read_at_once), np.int32)
-                for b, part in enumerate(due):
-                    where[b, :part.stop - part.start] = orders[b][part]
-                logits = self.logits_at(tokens, shown, where)  # (B, R, V), due ones first
-            for b, part in enumerate(due):
-                amount = part.stop - part.start
-                if amount == 0:
-                    continue
-                if settings.schedule == 'confidence':
-                    open_ = np.flatnonzero(missing[b])
-                    drawn = self.choose(open_, logits[b, open_], noise.uniform[b, open_])
-                    found = log_probability(logits[b, open_], drawn)
-                    left = 1.0 - (step + 1) / len(ends[b])
-                    keep = np.argsort(-(found + settings.temperature * left * noise.gumbel[b, open_]),
-                                      kind='stable')[:amount]
-                    now, drawn, found = open_[keep], drawn[keep], found[keep]
-                else:
-                    now = filled[b] = orders[b][part]
-                    read = logits[b, -amount:] if settings.reuse_window else logits[b, :amount]  # (amount, V)
-                    drawn = self.choose(now, read, noise.uniform[b, now])
-                    found = log_probability(read, drawn)
-                tokens[b, now], sure[b, now] = drawn, found
-                missing[b, now] = False
-            done += 1
-            on_pass(done)
-        return done
+        # All noise is drawn before the first pass
+        uniform = np.stack([rng.random(self.n_positions) for rng in rngs])  # (B, T)
+        gumbel = -np.log(-np.log(np.stack([rng.uniform(1e-12, 1.0, self.n_positions) for rng in rngs])))  # (B, T)
+        log_probs = np.zeros(tokens.shape)
+        counts = [np.diff(cumulative_counts(n, self.config.sample_steps or n), prepend=0) for n in holes.sum(1)]
+        pictures = list(map(_Picture, tokens, missing, log_probs, uniform, gumbel, counts))
 
-    def choose(self, places: np.ndarray, logits: np.ndarray, uniform: np.ndarray) -> np.ndarray:
-        """Tokens (n,) int32 for ``places`` (n,) by ``draw``: logits (n, V), uniform (n,)."""
-        return draw(logits, uniform, self.settings.top_k, self.settings.temperature)
+        n_passes = max(map(len, counts), default=0)
+        for step in range(n_passes):
+            # Which positions to read: those to fill, or all missing ones if the order looks at their tokens first
+            read = [np.flatnonzero(picture.missing) for picture in pictures]
+            if not self.order.needs_log_prob:
+                read = [positions[picture.first(self.order, step, positions, None)]
+                        for picture, positions in zip(pictures, read, strict=True)]
 
-    def _rows(self, due: np.ndarray, last: np.ndarray, everything: bool) -> np.ndarray:
-        """Different positions (P,) int32 to compute: windows around ``last``, then ``due``, others before them.
+            logits = self._read(tokens, missing, read, everywhere=step == 0)
+            for picture, positions, own in zip(pictures, read, logits, strict=True):
+                drawn = self.choose(positions, own, picture.uniform[positions])
+                likely = log_prob(own, drawn)
+                if self.order.needs_log_prob:
+                    kept = picture.first(self.order, step, positions, likely)
+                    positions, drawn, likely = positions[kept], drawn[kept], likely[kept]
+                picture.fill(positions, drawn, likely)
+            on_pass(step + 1, n_passes)
+        return [Sample(p.tokens, float(p.log_probs[hole].sum())) for p, hole in zip(pictures, holes, strict=True)]
 
-        P is T, or the most that any pass can need.
+    def choose(self, positions: np.ndarray, logits: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+        """Tokens (n,) int32 for ``positions`` (n,) by ``draw``: logits (n, V), uniform (n,)."""
+        return draw(logits, uniform, self.config.top_k, self.config.temperature)
+
+    def _read(self, tokens: np.ndarray, missing: np.ndarray, read: Sequence[np.ndarray],
+              everywhere: bool) -> list[np.ndarray]:
+        """Logits (n, V) at the n positions that ``read`` names for each picture.
+
+        Args:
+            everywhere: ask for all positions. So does the first pass of a sample, in which everything is computed
+                anyway: a model that reuses earlier calls then knows that none of them may enter.
         """
-        side, reach = self.prior_size, self.settings.reuse_window // 2
-        wanted = np.zeros((side, side), bool)
-        for row, column in zip(*np.divmod(last, side), strict=True):
-            wanted[max(0, row - reach):row + reach + 1, max(0, column - reach):column + reach + 1] = True
-        rank = wanted.reshape(-1).astype(np.int8)
-        rank[due] = 2
-        order = np.argsort(rank, kind='stable')
-        order[len(order) - len(due):] = due
-        at_most = self.positions if everything else min(self.positions, self.read_at_once * (
-            self.settings.reuse_window ** 2 + 1))
-        return order[self.positions - at_most:].astype(np.int32)
+        if everywhere:
+            logits = self.logits_at(tokens, missing, self._all_positions(len(tokens)))  # (B, T, V)
+            return [own[positions] for own, positions in zip(logits, read, strict=True)]
+        most = max(map(len, read))
+        padded = np.stack([np.resize(positions, most) for positions in read]).astype(np.int32)  # (B, P)
+        logits = self.logits_at(tokens, missing, padded)  # (B, P, V)
+        return [own[:len(positions)] for own, positions in zip(logits, read, strict=True)]
+
+    def _all_positions(self, batch_size: int) -> np.ndarray:
+        return np.tile(np.arange(self.n_positions, dtype=np.int32), (batch_size, 1))
 
     def _expect(self, tokens: np.ndarray, missing: np.ndarray, on_pass: Callable[[int, int], None]) -> list[Sample]:
-        """One pass: the mean colour at every missing position, and the palette colour nearest to it as the token."""
-        where = np.broadcast_to(np.arange(self.positions, dtype=np.int32), tokens.shape)
-        logits = self.logits_at(tokens, missing.astype(np.float32), np.ascontiguousarray(where)).astype(np.float64)
+        """One pass: the mean colour at every missing position, and the codebook colour nearest to it as the token."""
+        codebook_rgb = self.codebook_rgb.astype(np.float64)
+        logits = self.logits_at(tokens, missing, self._all_positions(len(tokens))).astype(np.float64)
         weight = np.exp(logits - logits.max(-1, keepdims=True))
         weight /= weight.sum(-1, keepdims=True)
-        expected = weight @ self.colours.astype(np.float64)  # (B, T, 3)
-        nearest = ((expected[:, :, None] - self.colours.astype(np.float64)) ** 2).sum(-1).argmin(-1)
+        expected = weight @ codebook_rgb  # (B, T, 3)
+        nearest = ((expected[:, :, None] - codebook_rgb) ** 2).sum(-1).argmin(-1)
         tokens = np.where(missing, nearest, tokens).astype(np.int32)
-        sure = log_probability(logits, tokens)
+        log_probs = log_prob(logits, tokens)
         on_pass(1, 1)
-        return [Sample(t, float(s[m].sum()), e) for t, s, m, e in zip(tokens, sure, missing, expected, strict=True)]
-
-
-SamplingConfig = Settings
+        return [Sample(*values) for values in zip(
+            tokens, (float(p[m].sum()) for p, m in zip(log_probs, missing, strict=True)), expected, strict=True)]

@@ -3,7 +3,7 @@
 ``python tests/benchmarks/benchmark_likelihood.py --input FOLDER`` fills the holes of a few pictures with the tokens
 that are really there, in the passes that each setting would take, and adds up what the model said of them: nats a
 missing token, the lower the better. No sample is drawn, so a few pictures tell settings apart whose samples differ by
-chance alone.
+chance alone. With "reuse" the passes after the first compute only some rows (see Transformer/models/predict.py).
 
 Prints a Markdown table and writes it, with benchmark.csv, to <save_place>/benchmark.md.
 """
@@ -14,7 +14,6 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 if not __package__:
@@ -30,24 +29,30 @@ from ict.device import runtime
 from ict.errors import require
 from ict.options import positive
 from ict.runs import inputs
-from tests.benchmarks.benchmark import Columns, Row, drawn_masks, machine, markdown, scene_of, write
+from tests.benchmarks.benchmark import Columns, drawn_masks, machine, markdown, scene_of, write
 from Transformer import infer as stage_1
 from Transformer.models import sampling
 
-# run.py's options for each setting, by the name in the table
-SETTINGS = {
-    'one pass': '--sample_steps 1', 'halton, 4': '--sample_steps 4', 'halton, 8': '--sample_steps 8',
-    'halton, 16': '--sample_steps 16', 'halton, 16, linear': '--sample_steps 16 --step_schedule linear',
-    'halton, 32': '--sample_steps 32', 'halton, 64': '--sample_steps 64',
-    'raster, 16': '--sample_steps 16 --schedule raster', 'raster, 64': '--sample_steps 64 --schedule raster',
-    'halton, 64, window 3': '--sample_steps 64 --reuse_window 3',
-    'raster, one by one, window 1': '--reuse_window 1', 'raster, one by one, window 3': '--reuse_window 3',
-    'raster, one by one, window 7': '--reuse_window 7',
-    'raster, one by one, window 3, refresh never': '--reuse_window 3 --refresh 0',
-    'halton, one by one, window 3': '--reuse_window 3 --schedule halton',
-    'raster, one by one': '', 'halton, one by one': '--schedule halton'}
+REUSE = ', reuse '  # between a setting's name and what its predictor reuses
+
+
+def settings() -> dict[str, tuple[sampling.SamplingConfig, str]]:
+    """(how to sample, what to reuse) by the name in the table."""
+    found = {'one pass': (1, 'halton', 'none')}
+    found |= {f'halton, {steps}{end}': (steps, 'halton', reuse) for steps in (4, 8, 16, 32, 64)
+              for end, reuse in (('', 'none'), (REUSE + 'hole', 'hole'))}
+    found |= {f'{schedule}, 16{end}': (16, schedule, reuse) for schedule in ('raster', 'confidence')
+              for end, reuse in (('', 'none'), (REUSE + 'hole', 'hole'))}
+    found |= {f'{schedule}, one by one{end}': (0, schedule, reuse) for schedule in ('raster', 'halton')
+              for end, reuse in (('', 'none'), (REUSE + 'hole', 'hole'), (REUSE + 'window', 'window'))}
+    return {name: (sampling.SamplingConfig(sample_steps=steps, schedule=schedule), reuse)
+            for name, (steps, schedule, reuse) in found.items()}
+
+
+SETTINGS = settings()
 COLUMNS: Columns = (('setting', 'setting', 0), ('passes a picture', 'passes', 1), ('seconds a picture', 'seconds', 2),
-                    ('nats a missing token', 'nats', 4), ('− one by one', 'difference', 4),
+                    ('nats a missing token', 'nats', 4), ('− without reuse', 'reused', 4),
+                    ('± standard error', 'reused_error', 4), ('− one by one', 'difference', 4),
                     ('± standard error', 'error', 4))
 REFERENCE = 'raster, one by one'
 
@@ -57,8 +62,8 @@ class Forced(sampling.Sampler):
 
     truth: np.ndarray  # (T,) int32, of the picture that is filled
 
-    def choose(self, places: np.ndarray, logits: np.ndarray, uniform: np.ndarray) -> np.ndarray:
-        return self.truth[places]
+    def choose(self, positions: np.ndarray, logits: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+        return self.truth[positions]
 
 
 def main(argv: list[str]) -> int:
@@ -89,15 +94,14 @@ def main(argv: list[str]) -> int:
     about = machine(args.device_target, os.getloadavg()[0])
     runtime.start(args.device_target, args.device_id)
     from Transformer.models import predict
-    net, rows, nats = predict.load(found, shape), [], {}
+    models = {reuse: predict.Predictor.from_checkpoint(found, shape, 1, reuse)
+              for reuse in sorted({SETTINGS[name][1] for name in chosen})}
+    rows, nats = [], {}
     for name in tqdm(chosen, desc='settings', disable=None):
-        settings = stage_1.settings_of(stage_1.arguments([
-            '--ckpt_path', args.ckpt_path, '--image_url', args.input, '--mask_url', masks, *SETTINGS[name].split()]),
-            found)
-        model = predict.Predictor(net, 1, shape.prior_size ** 2)
-        sampler = Forced(model, shape.prior_size, settings, quantise.colours, model.after)
+        config, reuse = SETTINGS[name]
+        sampler = Forced(models[reuse].logits_at, shape.prior_size, config)
         nats[name], passes, seconds = [], [], []
-        for number, (tokens, hole) in enumerate([scenes[0], *scenes]):  # the first time compiles
+        for number, (tokens, hole) in enumerate([scenes[-1], *scenes]):  # the first time compiles
             sampler.truth, done = tokens, []
             start = time.perf_counter()
             sample, = sampler(tokens[None], hole[None], [np.random.default_rng(0)], lambda *p, d=done: d.append(p))
@@ -105,9 +109,13 @@ def main(argv: list[str]) -> int:
                 nats[name].append(-sample.log_likelihood / max(1, hole.sum()))
                 passes.append(len(done))
                 seconds.append(time.perf_counter() - start)
-        rows.append(row_of(name, nats, passes, seconds))
+        rows.append({'setting': name, 'passes': statistics.fmean(passes), 'seconds': statistics.fmean(seconds),
+                     'nats': statistics.fmean(nats[name])})
     for row in rows:
-        row |= difference(nats[row['setting']], nats.get(REFERENCE))
+        name = row['setting']
+        row['difference'], row['error'] = difference(nats[name], nats.get(REFERENCE))
+        row['reused'], row['reused_error'] = difference(nats[name], nats.get(name.split(REUSE)[0])) \
+            if REUSE in name else ('', '')
     holes = [float(hole.mean()) for _, hole in scenes]
     write(place, 'Likelihood of the true tokens', [
         f'{len(scenes)} pictures, {100 * min(holes):.0f} to {100 * max(holes):.0f} % of the tokens in the hole (mean '
@@ -125,18 +133,12 @@ def read(work: inputs.Inputs, i: int, view: inputs.View, prior_size: int,
     return quantise(scene.tokens).reshape(-1), scene.token_hole.reshape(-1)
 
 
-def row_of(name: str, nats: dict[str, list[float]], passes: list[int], seconds: list[float]) -> Row:
-    """Means over the pictures."""
-    return {'setting': name, 'passes': statistics.fmean(passes), 'seconds': statistics.fmean(seconds),
-            'nats': statistics.fmean(nats[name])}
-
-
-def difference(ours: list[float], reference: list[float] | None) -> dict[str, Any]:
+def difference(ours: list[float], reference: list[float] | None) -> tuple[float, float]:
     """Mean difference over the same pictures, and its standard error."""
     if reference is None or len(ours) < 2:
-        return {'difference': float('nan'), 'error': float('nan')}
+        return float('nan'), float('nan')
     each = np.subtract(ours, reference)
-    return {'difference': float(each.mean()), 'error': float(each.std(ddof=1) / len(each) ** 0.5)}
+    return float(each.mean()), float(each.std(ddof=1) / len(each) ** 0.5)
 
 
 if __name__ == '__main__':

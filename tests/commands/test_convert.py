@@ -104,8 +104,8 @@ def run(*argv: object) -> int:
 
 def logits_of(path: Path, arrays: dict[str, np.ndarray]) -> np.ndarray:
     found = checkpoint.read(path)
-    net = predict.load(found, transformers.of(found, {}))
-    return net(ms.Tensor(arrays['idx']), ms.Tensor(arrays['masks'])).asnumpy()
+    model = predict.Predictor.from_checkpoint(found, transformers.GPTConfig.from_checkpoint(found, {}), 1, 'none')
+    return model.logits_at(arrays['idx'], arrays['masks'], np.tile(np.arange(64), (2, 1)))
 
 
 # ---------------------------------------------------------------- PyTorch
@@ -280,7 +280,7 @@ def test_nothing_about_a_transformer_is_guessed(tiny, tmp_path, published_row, m
         run(tiny['published'], out, '--kmeans', tiny['kmeans'])
     assert not out.exists()
     assert run(tiny['published'], out, '--kmeans', tiny['kmeans'], '--n_head', 4) == 0
-    shape = transformers.of(checkpoint.read(out), {})
+    shape = transformers.GPTConfig.from_checkpoint(checkpoint.read(out), {})
     assert (shape.n_head, shape.GELU_2) == (4, False)
 
 
@@ -315,8 +315,8 @@ def test_float16_halves_the_file_and_stays(tiny, tmp_path, capsys):
     for name in whole.entries:
         assert found.entries[name].dtype == 'Float16'
         np.testing.assert_array_equal(found.array(name), whole.array(name).astype(np.float16))
-    net = predict.load(found, transformers.of(found, {}))
-    assert net.pos_emb.dtype == ms.float32
+    net = predict.Predictor.from_checkpoint(found, transformers.GPTConfig.from_checkpoint(found, {}), 1, 'none').network
+    assert all(weight.dtype == ms.float32 for weight in net.layers[0])
 
 
 def test_a_value_beyond_float16_is_refused_and_the_old_file_is_whole(tiny, tmp_path):

@@ -116,7 +116,6 @@ TABLE = [
     ('1', '--kmeans {not_image}', 'not a readable .npy palette'),
     ('1', '--n_layer 3', '--n_layer 3 contradicts'),
     ('1', '--n_embd 32', '--n_embd 32 contradicts'),
-    ('1', '--reuse window --schedule confidence', '--reuse window: is for the schedules'),
     ('1', '--n_head 4', '--n_head 4 contradicts'),
     ('1', '--prior_size 32', '--prior_size 32 contradicts'),
     ('1', '--GELU_2 False', '--GELU_2 False contradicts'),

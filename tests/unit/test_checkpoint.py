@@ -16,7 +16,7 @@ from Transformer.models.networks import GPT
 
 def test_our_checkpoint_comes_back_with_record_and_palette(tiny, colours):
     found = checkpoint.read(tiny['transformer'])
-    shape = config.of(found, {})
+    shape = config.GPTConfig.from_checkpoint(found, {})
     assert (shape.n_layer, shape.n_embd, shape.n_head, shape.prior_size, shape.GELU_2) == (2, 16, 2, 8, True)
     np.testing.assert_array_equal(found.palette, colours)
     for name, value in made_up(shape.shapes(), 7).items():
@@ -26,7 +26,8 @@ def test_our_checkpoint_comes_back_with_record_and_palette(tiny, colours):
 def test_published_checkpoint_loads_into_the_network_without_its_unused_mask(tiny):
     found = checkpoint.read(tiny['published'])
     assert found.kind == 'Transformer' and found.palette is None and found.metadata == {}
-    net = predict.load(found, config.of(found, {'n_head': 2, 'GELU_2': True}))
+    net = GPT(512, 16, 2, 2, 64, True)
+    checkpoint.load_into(net, found)
     weights = made_up({p.name: p.shape for p in net.get_parameters()}, 7)
     for parameter in net.get_parameters():
         np.testing.assert_array_equal(parameter.asnumpy(), weights[parameter.name])
@@ -70,7 +71,7 @@ def test_strict_in_every_key_and_shape(tiny, tmp_path, change):
     checkpoint.write(tmp_path / 'a.ckpt', tensors, found.metadata)
     with pytest.raises(UserError, match=r'a\.ckpt: tensor blocks\.1\.mlp\.[09]\.bias') as error:
         changed = checkpoint.read(tmp_path / 'a.ckpt')
-        predict.load(changed, config.of(changed, {}))
+        predict.Predictor.from_checkpoint(changed, config.GPTConfig.from_checkpoint(changed, {}), 1, 'none')
     if change == 'shape':
         assert '(3,)' in str(error.value) and '(64,)' in str(error.value)
 
@@ -78,17 +79,17 @@ def test_strict_in_every_key_and_shape(tiny, tmp_path, change):
 @pytest.mark.parametrize('flag', [{'n_layer': 3}, {'n_embd': 32}, {'n_head': 4}, {'prior_size': 16}, {'GELU_2': False}])
 def test_a_flag_that_contradicts_the_checkpoint_is_named(tiny, flag):
     with pytest.raises(UserError, match=f'--{next(iter(flag))} .* contradicts'):
-        config.of(checkpoint.read(tiny['transformer']), flag)
+        config.GPTConfig.from_checkpoint(checkpoint.read(tiny['transformer']), flag)
 
 
 def test_published_shapes_bring_their_heads_and_activation(tmp_path, capsys):
     # The FFHQ row, with empty tensors except those that tell the sizes.
-    shape = config.Architecture(30, 512, 8, 48, 4, True)
+    shape = config.GPTConfig(30, 512, 8, 48, 4, True)
     tensors = {name: np.zeros((1,), np.float32) for name in shape.shapes()}
     tensors |= {'pos_emb': np.zeros((1, 48 * 48, 512), np.float32),
                 'tok_emb.embedding_table': np.zeros((4, 512), np.float32)}
     checkpoint.write(tmp_path / 'FFHQ.ckpt', tensors, {})
-    found = config.of(checkpoint.read(tmp_path / 'FFHQ.ckpt'), {})
+    found = config.GPTConfig.from_checkpoint(checkpoint.read(tmp_path / 'FFHQ.ckpt'), {})
     assert found == shape
     assert 'published FFHQ model' in capsys.readouterr().err
 

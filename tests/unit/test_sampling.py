@@ -1,30 +1,29 @@
-"""Sampling: the published greedy tokens, orders that fill every hole once, and noise that nothing else can move."""
+"""Sampling: orders that fill every hole once, and noise that nothing else can move."""
 from __future__ import annotations
 
-import itertools
-
-import mindspore as ms
 import numpy as np
 import pytest
 
-from tests.conftest import made_up, parity, set_weights
-from Transformer.models import predict, sampling
-from Transformer.models.networks import GPT
-from Transformer.models.sampling import Sampler, Settings, generator_of
+from Transformer.models import sampling
+from Transformer.models.sampling import ORDERS, SCHEDULES, Order, Sampler, SamplingConfig, noise_generator
 
 VOCAB, SIDE = 11, 6
 T = SIDE * SIDE
 
 
-def toy_logits(tokens: np.ndarray, masks: np.ndarray, where: np.ndarray) -> np.ndarray:
+def toy_logits(tokens: np.ndarray, mask: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """A model whose answer depends on every visible token, computed row by row."""
-    mixed = np.where(masks > 0, -1, tokens) + np.arange(T)
-    out = np.empty((*where.shape, VOCAB), np.float32)
+    mixed = np.where(mask > 0, -1, tokens) + np.arange(T)
+    out = np.empty((*positions.shape, VOCAB), np.float32)
     for b in range(len(tokens)):
-        for p, position in enumerate(where[b]):
+        for p, position in enumerate(positions[b]):
             rng = np.random.default_rng([int(position), int(np.abs(mixed[b]).sum())])
             out[b, p] = rng.standard_normal(VOCAB)
     return out
+
+
+def everywhere(n: int) -> np.ndarray:
+    return np.broadcast_to(np.arange(T), (n, T))
 
 
 def batch(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -34,21 +33,25 @@ def batch(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return rng.integers(0, VOCAB, (n, T)).astype(np.int32), holes
 
 
-def run(settings: Settings, tokens: np.ndarray, holes: np.ndarray, ids: list[int], logits=toy_logits) -> np.ndarray:
-    sampler = Sampler(logits, SIDE, settings)
-    return np.stack([s.tokens for s in sampler(tokens, holes, [generator_of(0, str(i), 1) for i in ids])])
+def run(config: SamplingConfig, tokens: np.ndarray, holes: np.ndarray, ids: list[int], logits=toy_logits) -> np.ndarray:
+    sampler = Sampler(logits, SIDE, config)
+    return np.stack([s.tokens for s in sampler(tokens, holes, [noise_generator(0, str(i), 1) for i in ids])])
 
 
-def test_greedy_tokens_equal_the_published():
-    arrays = parity('transformer_greedy_gelu2_1.npz')
-    vocab, n_embd, n_layer, n_head, block = (int(v) for v in arrays['config'])
-    net = GPT(vocab, n_embd, n_layer, n_head, block, True)
-    set_weights(net, made_up({p.name: p.shape for p in net.get_parameters()}, 7))
-    net.set_train(False)
-    model = predict.Predictor(net, 2, block)
-    sampler = Sampler(model, int(block ** 0.5), Settings(top_k=1))
-    samples = sampler(arrays['idx'], arrays['masks'] > 0, [np.random.default_rng(i) for i in range(2)])
-    np.testing.assert_array_equal(np.stack([s.tokens for s in samples]), arrays['tokens'])
+# One picture as the sampler filled it at first (hexadecimal), and its log-likelihood
+@pytest.mark.parametrize(('schedule', 'steps', 'filled', 'log_likelihood'), [
+    ('raster', 0, '6a31108593aa81448aa36aa2060446132412', -47.52955068893658),
+    ('raster', 5, '6a30314828388828a9938721368465301418', -43.06763109742536),
+    ('halton', 0, '3aa881396945844a48938921020413173414', -47.60146839902666),
+    ('halton', 5, '4a95817167418311822381242a14a4149417', -46.28862322672489),
+    ('confidence', 0, '0a83031a772089a786233356520404343414', -28.47551563903644),
+    ('confidence', 5, '7a385803625187a70183775a951441643413', -42.27395083177575)])
+def test_equal_logits_and_seeds_give_the_tokens_of_earlier_versions(schedule, steps, filled, log_likelihood):
+    tokens, holes = batch(5)
+    config = SamplingConfig(top_k=5, temperature=0.8, sample_steps=steps, schedule=schedule)
+    sample, = Sampler(toy_logits, SIDE, config)(tokens[4:], holes[4:], [noise_generator(0, '4', 1)])
+    assert ''.join(f'{token:x}' for token in sample.tokens) == filled
+    assert sample.log_likelihood == pytest.approx(log_likelihood, abs=1e-9)
 
 
 @pytest.mark.parametrize('side', [1, 6, 32, 48])
@@ -61,102 +64,106 @@ def test_halton_order_is_a_permutation_that_spreads_out(side):
         assert len(blocks) == 16
 
 
-@pytest.mark.parametrize('kind', sampling.STEP_SCHEDULES)
-def test_step_ends_fill_everything_and_something_every_pass(kind):
+def test_every_pass_fills_something_and_the_last_one_the_rest():
     for missing in (1, 2, 7, 100, 1024):
-        for steps in (1, 2, 5, 16, 2000):
-            ends = sampling.step_ends(missing, steps, kind)
-            assert len(ends) == min(steps, missing) and ends[-1] == missing
-            assert (np.diff(ends, prepend=0) >= 1).all()
+        for passes in (1, 2, 5, 16, 2000):
+            counts = sampling.cumulative_counts(missing, passes)
+            assert len(counts) == min(passes, missing) and counts[-1] == missing
+            assert (np.diff(counts, prepend=0) >= 1).all()
 
 
-def test_step_ends_by_hand():
-    np.testing.assert_array_equal(sampling.step_ends(8, 4, 'linear'), [2, 4, 6, 8])
+def test_counts_follow_a_cosine():
     # 100 (1 - cos(pi/2 * k/4)) = 7.6, 29.3, 61.7, 100
-    np.testing.assert_array_equal(sampling.step_ends(100, 4, 'cosine'), [8, 29, 62, 100])
+    np.testing.assert_array_equal(sampling.cumulative_counts(100, 4), [8, 29, 62, 100])
 
 
-@pytest.mark.parametrize('schedule', sampling.SCHEDULES)
+@pytest.mark.parametrize('schedule', SCHEDULES)
 @pytest.mark.parametrize('steps', [0, 1, 5, 1000])
 def test_every_missing_token_is_filled_exactly_once_and_no_other_moves(schedule, steps):
     tokens, holes = batch(5)
     before = tokens.copy(), holes.copy()
     filled = np.zeros((5, T), int)
-    last = {}
+    masks = []
 
-    def watching(now: np.ndarray, masks: np.ndarray, where: np.ndarray) -> np.ndarray:
-        if 'mask' in last:
-            np.add(filled, (last['mask'] > 0) & (masks == 0), out=filled)
-        last['mask'] = masks.copy()
-        return toy_logits(now, masks, where)
+    def watching(now: np.ndarray, mask: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        if masks:
+            np.add(filled, masks[-1] & ~mask, out=filled)
+        masks.append(mask.copy())
+        return toy_logits(now, mask, positions)
 
-    out = run(Settings(top_k=5, sample_steps=steps, schedule=schedule), tokens, holes, list(range(5)), watching)
-    filled += last['mask'] > 0
-    np.testing.assert_array_equal(filled, holes)
+    config = SamplingConfig(top_k=5, sample_steps=steps, schedule=schedule)
+    out = run(config, tokens, holes, list(range(5)), watching)
+    assert len(masks) == min(steps or T, holes.sum(1).max())
+    np.testing.assert_array_equal(filled + masks[-1], holes)
     np.testing.assert_array_equal(out[~holes], tokens[~holes])
     assert (out >= 0).all() and (out < VOCAB).all()
     np.testing.assert_array_equal(tokens, before[0])
     np.testing.assert_array_equal(holes, before[1])
 
 
-@pytest.mark.parametrize('schedule', sampling.SCHEDULES)
-@pytest.mark.parametrize(('steps', 'resample'), [(0, 0.0), (5, 0.0), (5, 0.3)])
-def test_neither_batch_nor_order_changes_a_picture(schedule, steps, resample):
+@pytest.mark.parametrize('schedule', ['raster', 'halton'])
+def test_passes_after_the_first_read_what_they_fill_and_the_first_one_everything(schedule):
+    tokens, holes = batch(3)
+    calls = []
+
+    def watching(now: np.ndarray, mask: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        calls.append((mask.copy(), positions.copy()))
+        return toy_logits(now, mask, positions)
+
+    run(SamplingConfig(sample_steps=4, schedule=schedule), tokens, holes, [0, 1, 2], watching)
+    np.testing.assert_array_equal(calls[0][1], everywhere(3))
+    masks = [mask for mask, _ in calls] + [np.zeros((3, T), bool)]
+    for (mask, positions), after in zip(calls[1:], masks[2:], strict=True):
+        for b in (1, 2):
+            assert set(positions[b]) == set(np.flatnonzero(mask[b] & ~after[b]))
+
+
+@pytest.mark.parametrize('schedule', SCHEDULES)
+@pytest.mark.parametrize('steps', [0, 5])
+def test_neither_batch_nor_order_changes_a_picture(schedule, steps):
     tokens, holes = batch(6)
-    settings = Settings(top_k=5, sample_steps=steps, schedule=schedule, resample=resample)
-    together = run(settings, tokens, holes, list(range(6)))
-    alone = np.concatenate([run(settings, tokens[i:i + 1], holes[i:i + 1], [i]) for i in range(6)])
+    config = SamplingConfig(top_k=5, sample_steps=steps, schedule=schedule)
+    together = run(config, tokens, holes, list(range(6)))
+    alone = np.concatenate([run(config, tokens[i:i + 1], holes[i:i + 1], [i]) for i in range(6)])
     np.testing.assert_array_equal(together, alone)
-    turned = run(settings, tokens[::-1], holes[::-1], list(range(6))[::-1])
+    turned = run(config, tokens[::-1], holes[::-1], list(range(6))[::-1])
     np.testing.assert_array_equal(together, turned[::-1])
 
 
 def test_more_steps_than_missing_tokens_is_the_sequential_case():
     tokens, holes = batch(6)
-    sequential = run(Settings(top_k=5), tokens, holes, list(range(6)))
-    many = run(Settings(top_k=5, sample_steps=10 ** 6), tokens, holes, list(range(6)))
+    sequential = run(SamplingConfig(top_k=5), tokens, holes, list(range(6)))
+    many = run(SamplingConfig(top_k=5, sample_steps=10 ** 6), tokens, holes, list(range(6)))
     np.testing.assert_array_equal(sequential, many)
-    just = run(Settings(top_k=5, sample_steps=int(holes[3].sum())), tokens[3:4], holes[3:4], [3])
+    just = run(SamplingConfig(top_k=5, sample_steps=int(holes[3].sum())), tokens[3:4], holes[3:4], [3])
     np.testing.assert_array_equal(sequential[3:4], just)
 
 
-@pytest.mark.parametrize('schedule', sampling.SCHEDULES)
-def test_resampling_fills_the_least_likely_tokens_once_more(schedule):
-    tokens, holes = batch(4)
-    settings = {'top_k': 5, 'sample_steps': 6, 'schedule': schedule}
-    rngs = [[generator_of(0, str(i), 1) for i in range(4)] for _ in range(2)]
-    once = Sampler(toy_logits, SIDE, Settings(**settings))(tokens, holes, rngs[0])
-    seen = []
+def test_a_new_order_is_a_class_and_an_entry_in_a_table(monkeypatch):
+    class Backwards(Order):
+        def priority(self, positions, log_probs, gumbel, remaining):
+            return positions
 
-    def watching(now: np.ndarray, masks: np.ndarray, where: np.ndarray) -> np.ndarray:
-        seen.append((now.copy(), masks > 0))
-        return toy_logits(now, masks, where)
+    monkeypatch.setitem(ORDERS, 'backwards', Backwards)
+    tokens, holes = batch(2)
+    masks = []
 
-    passes = []
-    twice = Sampler(watching, SIDE, Settings(**settings, resample=0.25))(tokens, holes, rngs[1],
-                                                                       lambda *p: passes.append(p))
-    assert passes == [(i + 1, 8) for i in range(8)]  # 6, and a quarter of 6 rounded up
-    sure = np.zeros((4, T))  # of the first round
-    for (tokens_then, before), (_, after) in itertools.pairwise([*seen[:6], (None, np.zeros((4, T), bool))]):
-        logits = toy_logits(tokens_then, before.astype(np.float32), np.broadcast_to(np.arange(T), (4, T)))
-        for b, position in zip(*np.nonzero(before & ~after), strict=True):
-            sure[b, position] = sampling.log_probability(logits[b, position], once[b].tokens[position])
-    for b in range(4):
-        opened = seen[6][1][b]
-        assert opened.sum() == round(0.25 * holes[b].sum()) and not (opened & ~holes[b]).any()
-        kept = holes[b] & ~opened
-        if opened.any():
-            assert sure[b, opened].max() <= sure[b, kept].min()
-        np.testing.assert_array_equal(seen[6][0][b][kept], once[b].tokens[kept])  # the first round is the same
-        np.testing.assert_array_equal(twice[b].tokens[~opened], once[b].tokens[~opened])
-        if not holes[b].any():
-            assert twice[b].log_likelihood == 0
+    def watching(now: np.ndarray, mask: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        masks.append(mask[1].copy())
+        return toy_logits(now, mask, positions)
+
+    run(SamplingConfig(schedule='backwards'), tokens, holes, [0, 1], watching)
+    left = np.flatnonzero(holes[1])
+    for number, mask in enumerate(masks):
+        np.testing.assert_array_equal(np.flatnonzero(mask), left[:len(left) - number])
 
 
 def test_other_seeds_samples_and_pictures_have_other_noise():
     tokens, holes = batch(2, seed=3)
-    rngs = [generator_of(0, 'a', 1), generator_of(1, 'a', 1), generator_of(0, 'a', 2), generator_of(0, 'b', 1)]
-    drawn = {Sampler(toy_logits, SIDE, Settings())(tokens[1:], holes[1:], [rng])[0].tokens.tobytes() for rng in rngs}
+    rngs = [noise_generator(0, 'a', 1), noise_generator(1, 'a', 1), noise_generator(0, 'a', 2),
+            noise_generator(0, 'b', 1)]
+    drawn = {Sampler(toy_logits, SIDE, SamplingConfig())(tokens[1:], holes[1:], [rng])[0].tokens.tobytes()
+             for rng in rngs}
     assert len(drawn) == 4
 
 
@@ -171,19 +178,21 @@ def test_draws_have_the_top_k_distribution():
     np.testing.assert_allclose(np.bincount(cold, minlength=5) / 40000, square / square.sum(), atol=0.01)
 
 
-def test_log_likelihood_is_that_of_the_tokens_drawn():
+@pytest.mark.parametrize('schedule', SCHEDULES)
+def test_log_likelihood_is_that_of_the_tokens_drawn(schedule):
     tokens, holes = batch(3)
     total = np.zeros(3)
+    calls = []
 
-    def watching(now: np.ndarray, masks: np.ndarray, where: np.ndarray) -> np.ndarray:
-        watching.calls.append((masks.copy(), toy_logits(now, masks, np.broadcast_to(np.arange(T), (3, T)))))
-        return toy_logits(now, masks, where)
-    watching.calls = []
-    samples = Sampler(watching, SIDE, Settings(sample_steps=4, schedule='halton'))(
-        tokens, holes, [generator_of(0, str(i), 1) for i in range(3)])
-    masks = [m for m, _ in watching.calls] + [np.zeros((3, T))]
-    for (before, logits), after in zip(watching.calls, masks[1:], strict=True):
-        for b, position in zip(*np.nonzero((before > 0) & (after == 0)), strict=True):
+    def watching(now: np.ndarray, mask: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        calls.append((mask.copy(), toy_logits(now, mask, everywhere(3))))
+        return toy_logits(now, mask, positions)
+
+    samples = Sampler(watching, SIDE, SamplingConfig(sample_steps=4, schedule=schedule))(
+        tokens, holes, [noise_generator(0, str(i), 1) for i in range(3)])
+    masks = [mask for mask, _ in calls] + [np.zeros((3, T), bool)]
+    for (before, logits), after in zip(calls, masks[1:], strict=True):
+        for b, position in zip(*np.nonzero(before & ~after), strict=True):
             row = logits[b, position].astype(np.float64)
             total[b] += row[samples[b].tokens[position]] - np.log(np.exp(row).sum())
     np.testing.assert_allclose([s.log_likelihood for s in samples], total, rtol=1e-9)
@@ -191,108 +200,14 @@ def test_log_likelihood_is_that_of_the_tokens_drawn():
 
 def test_deterministic_mode_gives_the_expected_colour_whatever_the_seed():
     tokens, holes = batch(3)
-    palette = np.random.default_rng(1).integers(0, 256, (VOCAB, 3)).astype(np.uint8)
-    sampler = Sampler(toy_logits, SIDE, Settings(deterministic=True), palette)
-    one, other = (sampler(tokens, holes, [generator_of(seed, 'a', 1)] * 3) for seed in (0, 1))
-    masked = np.where(holes, 0, tokens)
-    logits = toy_logits(masked, holes.astype(np.float32), np.broadcast_to(np.arange(T), (3, T))).astype(np.float64)
+    codebook_rgb = np.random.default_rng(1).integers(0, 256, (VOCAB, 3)).astype(np.uint8)
+    sampler = Sampler(toy_logits, SIDE, SamplingConfig(deterministic=True), codebook_rgb)
+    one, other = (sampler(tokens, holes, [noise_generator(seed, 'a', 1)] * 3) for seed in (0, 1))
+    logits = toy_logits(np.where(holes, 0, tokens), holes, everywhere(3)).astype(np.float64)
     weight = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     for b in range(3):
+        expected = weight[b] @ codebook_rgb.astype(float)
+        nearest = ((expected[:, None] - codebook_rgb) ** 2).sum(-1).argmin(-1)
+        np.testing.assert_array_equal(one[b].tokens, np.where(holes[b], nearest, tokens[b]))
         np.testing.assert_array_equal(one[b].tokens, other[b].tokens)
-        np.testing.assert_allclose(one[b].expected[holes[b]], (weight[b] @ palette.astype(float))[holes[b]], rtol=1e-6)
-
-
-def test_predictor_gives_the_same_for_any_number_of_rows_and_fills_up_short_batches():
-    net = GPT(32, 16, 2, 2, 64, True)
-    set_weights(net, made_up({p.name: p.shape for p in net.get_parameters()}, 3))
-    net.set_train(False)
-    rng = np.random.default_rng(0)
-    tokens = rng.integers(0, 32, (3, 64)).astype(np.int32)
-    masks = (rng.random((3, 64)) < 0.4).astype(np.float32)
-    where = rng.integers(0, 64, (3, 4)).astype(np.int32)
-    full = net(ms.Tensor(tokens), ms.Tensor(masks)).asnumpy()
-    for size in (1, 2, 3, 4):
-        read = predict.Predictor(net, size, 64)(tokens, masks, where)
-        np.testing.assert_allclose(read, np.take_along_axis(full, where[..., None].astype(np.int64), 1), atol=1e-5)
-
-
-def tiny_model(rows: int) -> predict.Predictor:
-    net = GPT(VOCAB, 16, 3, 2, T, True)
-    set_weights(net, made_up({p.name: p.shape for p in net.get_parameters()}, 5))
-    net.set_train(False)
-    return predict.Predictor(net, rows, T)
-
-
-@pytest.mark.parametrize('schedule', ['raster', 'halton'])
-def test_one_pass_reads_the_positions_that_it_fills(schedule):
-    tokens, holes = batch(2, seed=3)
-    rngs = [[generator_of(0, str(i), 1) for i in range(2)] for _ in range(2)]
-    model = tiny_model(2)
-
-    def all_then_pick(tokens: np.ndarray, masks: np.ndarray, where: np.ndarray) -> np.ndarray:
-        full = model(tokens, masks, np.broadcast_to(np.arange(T, dtype=np.int32), (2, T)))
-        return np.take_along_axis(full, where[..., None].astype(np.int64), 1)
-    settings = Settings(top_k=5, sample_steps=1, schedule=schedule)
-    for one, other in zip(Sampler(model, SIDE, settings)(tokens, holes, rngs[0]),
-                          Sampler(all_then_pick, SIDE, settings)(tokens, holes, rngs[1]), strict=True):
-        np.testing.assert_array_equal(one.tokens, other.tokens)
-        assert one.log_likelihood == pytest.approx(other.log_likelihood, abs=1e-3)
-
-
-def test_rows_computed_alone_equal_the_full_forward_while_the_others_stay_as_they_were():
-    rng = np.random.default_rng(1)
-    model = tiny_model(3)
-    tokens, holes = batch(2, seed=2)
-    masks = holes.astype(np.float32)
-    full = model(tokens, masks, np.broadcast_to(np.arange(T, dtype=np.int32), (2, T)))
-    everything = np.stack([rng.permutation(T) for _ in range(2)]).astype(np.int32)
-    some = np.stack([rng.permutation(T)[:7] for _ in range(2)]).astype(np.int32)
-    for where in (everything, some):
-        read = model.after(tokens, masks, where, 3)
-        np.testing.assert_allclose(read, np.take_along_axis(full, where[:, -3:, None].astype(np.int64), 1), atol=1e-5)
-
-
-@pytest.mark.parametrize(('schedule', 'steps'), [('raster', 0), ('halton', 6)])
-@pytest.mark.parametrize(('window', 'refresh'), [(2 * SIDE - 1, 0), (1, 1)])
-def test_reuse_is_exact_when_the_window_or_the_refresh_leaves_nothing_out(schedule, steps, window, refresh):
-    tokens, holes = batch(2, seed=4)
-    settings = {'top_k': 5, 'sample_steps': steps, 'schedule': schedule}
-    rngs = [[generator_of(0, str(i), 1) for i in range(2)] for _ in range(2)]
-    exact = Sampler(tiny_model(2), SIDE, Settings(**settings))(tokens, holes, rngs[0])
-    model = tiny_model(2)
-    reused = Sampler(model, SIDE, Settings(**settings, reuse_window=window, refresh=refresh), None,
-                     model.after)(tokens, holes, rngs[1])
-    for one, other in zip(exact, reused, strict=True):
-        np.testing.assert_array_equal(one.tokens, other.tokens)
-        assert one.log_likelihood == pytest.approx(other.log_likelihood, abs=1e-3)
-
-
-@pytest.mark.parametrize('steps', [0, 6])
-def test_reuse_computes_windows_and_due_tokens_and_no_batch_changes_a_picture(steps):
-    tokens, holes = batch(4)
-    settings = Settings(top_k=5, sample_steps=steps, schedule='halton', reuse_window=3)
-    seen = []
-
-    def completed(rows: list[int]) -> list[np.ndarray]:
-        model = tiny_model(len(rows))
-
-        def watching(now: np.ndarray, masks: np.ndarray, where: np.ndarray, n_read: int) -> np.ndarray:
-            seen.append((now.copy(), masks.copy(), where))
-            return model.after(now, masks, where, n_read)
-
-        rngs = [generator_of(0, str(i), 1) for i in rows]
-        return [s.tokens for s in Sampler(model, SIDE, settings, None, watching)(tokens[rows], holes[rows], rngs)]
-
-    together = completed([0, 1, 2, 3])
-    assert seen[0][2].shape == (4, T) and all(where.shape[1] < T for _, _, where in seen[1:]) == (steps == 0)
-    for (_, before, _), (_, after, where) in itertools.pairwise(seen):
-        for b in range(4):
-            assert len(set(where[b])) == len(where[b])
-            for position in np.flatnonzero((before[b] > 0) & (after[b] == 0)):  # filled by the pass before
-                row, column = divmod(int(position), SIDE)
-                around = {r * SIDE + c for r in range(max(0, row - 1), min(SIDE, row + 2))
-                          for c in range(max(0, column - 1), min(SIDE, column + 2))}
-                assert around <= set(where[b].tolist())
-    alone = [completed([i])[0] for i in range(4)]
-    np.testing.assert_array_equal(together, alone)
-    np.testing.assert_array_equal(np.array(together)[~holes], tokens[~holes])
+        np.testing.assert_allclose(one[b].expected[holes[b]], expected[holes[b]], rtol=1e-6)
