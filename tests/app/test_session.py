@@ -124,3 +124,23 @@ def test_a_cancelled_computation_stays_cancelled_when_the_next_one_begins(sessio
         complete(session, pipeline)
     complete(session)
     assert len(session.completions) == 3
+
+
+def test_the_noise_is_that_of_run_py_for_the_photos_file(session, photo):
+    """It depends on the name, which stays when a completion becomes the photo."""
+    seen = []
+
+    def pipeline(path, mask, *, name, **options):
+        seen.append((path.read_bytes(), name))
+        return fill_with_noise(path, mask, name=name, **options)
+
+    session.open_photo(session.receive(photo, 'holiday.png'))
+    for _ in range(2):
+        session.prepare(DOT, 0)
+        complete(session, pipeline)
+        saved = session.saved(0).read_bytes()
+        session.go_on(0)
+    first, second = seen
+    assert first[1] == second[1] == 'holiday'
+    assert second[0] != first[0]
+    assert saved == session.photo.path.read_bytes()
