@@ -92,10 +92,10 @@ def find_generator(given: str) -> Path:
     return found[0]
 
 
-def check_model(args: Any) -> tuple[checkpoint.Checkpoint, config.Architecture]:
+def check_model(args: Any) -> tuple[checkpoint.Checkpoint, config.GeneratorConfig]:
     """The checkpoint and what it holds."""
     found = checkpoint.read(find_generator(args.ckpt_path), '--ckpt_path').expect('Generator', '--ckpt_path')
-    return found, config.of(found, args.padding)
+    return found, config.GeneratorConfig.from_checkpoint(found, args.padding)
 
 
 class Job(NamedTuple):
@@ -109,7 +109,7 @@ class Job(NamedTuple):
     """
 
     found: checkpoint.Checkpoint
-    shape: config.Architecture
+    shape: config.GeneratorConfig
     folder: Path
     conditions: list[Path]
     made: dict[str, Any] | None
@@ -153,7 +153,7 @@ def check_before_stage_1(args: Any) -> None:
     open_record(args, found, shape, agreed_view(args, None), folder, work)
 
 
-def open_record(args: Any, found: checkpoint.Checkpoint, shape: config.Architecture, view: inputs.View,
+def open_record(args: Any, found: checkpoint.Checkpoint, shape: config.GeneratorConfig, view: inputs.View,
                 folder: Path, work: inputs.Inputs) -> manifest.Manifest:
     """results.json of the save place.
 

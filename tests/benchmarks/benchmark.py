@@ -443,11 +443,11 @@ def write_quality(place: Path, plan: argparse.Namespace, samples: int, scenes: d
 
 def weights(argv: list[str]) -> int:
     """Write made-up checkpoints of both stages: argv is a folder and the architectures as JSON."""
-    from Guided_Upsample.models.config import Architecture as Painter
+    from Guided_Upsample.models.config import GeneratorConfig
     from tests.conftest import made_up
     folder, shapes = Path(argv[0]), json.loads(argv[1])
     colours = np.random.default_rng(0).uniform(-1, 1, (shapes['Transformer']['vocab_size'], 3)).astype(np.float32)
-    for kind, build in (('Transformer', config.Architecture), ('Generator', Painter)):
+    for kind, build in (('Transformer', config.Architecture), ('Generator', GeneratorConfig)):
         shape = build(**shapes[kind])
         checkpoint.write(folder / f'{kind}.ckpt', made_up(shape.shapes(), 0),
                          {'network': kind, 'architecture': shape.metadata()}, colours)
@@ -503,11 +503,11 @@ def transformer(argv: list[str]) -> int:
 
 def generator(argv: list[str]) -> int:
     """A fresh process that paints as stage 2 does, or with MindSpore's own last layer; argv as in ``transformer``."""
-    from Guided_Upsample.models import config as painters
+    from Guided_Upsample.models.config import GeneratorConfig
     task, clock = json.loads(argv[0]), Clock()
     with clock.part('check'):
         found = checkpoint.read(task['path'])
-        shape = painters.of(found, None)
+        shape = GeneratorConfig.from_checkpoint(found, None)
         found.digest()
     with clock.part('import'):
         runtime.start(task['device_target'], task['device_id'])
@@ -520,7 +520,7 @@ def generator(argv: list[str]) -> int:
         last = net.decoder[-1]
         net.decoder[-1] = nn.Conv2d(last.in_channels, last.out_channels, last.kernel_size, pad_mode='valid',
                                     has_bias=True, weight_init=last.weight, bias_init=last.bias)
-    painter = inpaint.Painter(net, 1, task['amp_level'])
+    painter = inpaint.Inpainter(net, 1, task['amp_level'])
     rng = np.random.default_rng(0)
     image, prior = rng.integers(0, 256, (2, 1, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)  # (1, S, S, 3) each
     hole = rng.random((1, IMAGE_SIZE, IMAGE_SIZE)) < HOLE
