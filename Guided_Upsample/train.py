@@ -4,36 +4,44 @@
 """
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import sys
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 
-from Guided_Upsample.datasets import dataset
-from Guided_Upsample.models import config, vgg_file
-from ict import checkpoint, files, options
+from Guided_Upsample.datasets import dataset, sources
+from Guided_Upsample.datasets.sources import Given, SourcePaths
+from Guided_Upsample.models import config
+from ict import checkpoint, files, lock, options
 from ict.command import run
-from ict.data import codebook, images, pairs
+from ict.data import codebook, images
 from ict.device import parallel, runtime
 from ict.errors import require
-from ict.log import log
 from ict.options import positive
-from ict.runs import inputs, manifest, metrics, report
-from ict.training import checkpointer, epoch_sampler, loader, loop, schedule, train_options
+from ict.runs import metrics, report
+from ict.training import checkpointer, loader, loop, losses, train_options
+from ict.training.epoch_sampler import EpochSampler
+from ict.training.schedule import Schedule
+
+if TYPE_CHECKING:
+    from Guided_Upsample.models.inpaint import Inpainter
+    from Guided_Upsample.models.step import TrainStep
 
 GEN, DIS = 'InpaintingModel_gen', 'InpaintingModel_dis'
 TRAIN, TEST = 1, 2
-_COURSE_FREE = (*checkpointer.NOT_COMPARED, 'input', 'mask', 'prior', 'val_prior', 'vgg_path', 'mode', 'max_iteration')
+_IGNORED = (*checkpointer.NOT_COMPARED, 'input', 'mask', 'prior', 'val_prior', 'vgg_path', 'mode', 'max_iteration')
+_NETWORK_OPTIONS = ('padding', 'base_channels', 'residual_blocks')
 _SHEET_ROWS = 8
 _HIGHEST = 100.0  # PSNR in running means and validations; one picture without a hole would make them infinite
-_PROBES = 100  # pictures whose priors are looked for before a training starts
 
 
 def arguments(argv: list[str]) -> Any:
@@ -59,14 +67,9 @@ def arguments(argv: list[str]) -> Any:
     add('--D2G_lr', type=float, default=0.1, help="the discriminator's learning rate over the generator's")
     add('--beta1', type=float, default=0.9, help="Adam's decay of the first moments")
     add('--beta2', type=float, default=0.9, help="Adam's decay of the second moments")
-    add('--l1_loss_weight', type=float, default=1.0,
-        help='weight of the mean absolute error, divided by the share of the hole')
+    losses.add_options(parser, config.LOSSES)
     add('--rim_weight', type=float, default=0.0,
-        help='a pixel of the hole counts 1 + this x exp(-(d - 1) / 2.5) times in that error, d pixels from a known one')
-    add('--style_loss_weight', type=float, default=250.0,
-        help='weight of the differences between Gram matrices of VGG19 features')
-    add('--content_loss_weight', type=float, default=0.1, help='weight of the differences between VGG19 features')
-    add('--inpaint_adv_loss_weight', type=float, default=0.1, help="weight of the discriminator's verdict")
+        help='a pixel of the hole counts 1 + this x exp(-(d - 1) / 2.5) times in L1, d pixels from a known one')
     add('--padding', choices=config.PADDINGS, default=None,
         help="second pad of a residual block (default: the checkpoint's, else symmetric)")
     add('--base_channels', type=int, default=None,
@@ -78,10 +81,10 @@ def arguments(argv: list[str]) -> Any:
     train_options.add_options(parser)
     args = parser.parse_args(argv)
     train_options.check_options(args)
+    losses.check_options(args, config.LOSSES)
     positive(args, 'image_size', 'prior_size', 'prior_random_degree', 'max_iteration', 'base_channels',
              'residual_blocks')
-    positive(args, 'l1_loss_weight', 'rim_weight', 'style_loss_weight', 'content_loss_weight',
-             'inpaint_adv_loss_weight', least=0)
+    positive(args, 'rim_weight', least=0)
     require(0 < args.lr < math.inf and 0 < args.D2G_lr < math.inf, '--lr and --D2G_lr must be above 0 and finite')
     require(args.image_size % 4 == 0 and args.image_size >= 32, f'--image_size {args.image_size}: must be a multiple '
                                                                 'of 4 and at least 32')
@@ -89,258 +92,242 @@ def arguments(argv: list[str]) -> Any:
             f'--mask: needed for --mask_type {args.mask_type} (make some: python mask/generate.py --save_path masks)')
     require(not args.val_prior or bool(args.val_mask), '--val_prior: needs --val_mask, the masks it was made with')
     require(args.mode == TRAIN or bool(args.ckpt_path), '--ckpt_path: needed for --mode 2')
+    require(not (args.invert_mask or args.dilate) or args.mask_type != dataset.BLOCK or bool(args.val_mask),
+            '--invert_mask, --dilate: are for mask files; give --mask with --mask_type 2 or 3, or --val_mask')
     return args
 
 
 def find_checkpoints(folder: str, names: tuple[str, ...], resume: bool) -> list[Path]:
-    """The networks' files in a folder: to resume the latest where there is a state, else plain, _best, _latest."""
-    place = Path(folder)
+    """The networks' files in a folder: to resume the latest where there is a state, else plain, _best, _latest.
+
+    Raises:
+        UserError: there is no such folder, or it holds none of them.
+    """
     wanted = ', '.join(f'{name}.ckpt' for name in names)
-    require(os.path.isdir(place), f'--ckpt_path {folder}: no such folder (it must hold {wanted})')
-    if resume and os.path.isfile(place / checkpointer.state_name(GEN)):
-        return [place / f'{name}_latest.ckpt' for name in names]
-    found = checkpoint.saved_in(place, names)
-    require(found is not None, f'--ckpt_path {folder}: holds no {wanted} (nor _best, _latest)')
+    require(os.path.isdir(folder), f'--ckpt_path {folder}: no such folder (it must hold {wanted})')
+    if resume and os.path.isfile(Path(folder) / checkpointer.state_name(GEN)):
+        return [Path(folder) / f'{name}_latest.ckpt' for name in names]
+    paths = checkpoint.saved_in(Path(folder), names)
+    require(paths is not None, f'--ckpt_path {folder}: holds no {wanted} (nor _best, _latest)')
+    return paths
+
+
+def starting_point(folder: str, resume: bool, adversarial: bool) -> checkpointer.StartingPoint:
+    """The checkpoints to begin with, with the training state beside them.
+
+    Args:
+        folder: --ckpt_path.
+        resume: to train, not only to score.
+        adversarial: the discriminator is needed, too.
+
+    Raises:
+        UserError: the folder does not hold them, or two that do not belong together.
+    """
+    if not folder:
+        return checkpointer.StartingPoint()
+    kinds = {GEN: 'Generator'} | ({DIS: 'Discriminator'} if adversarial else {})
+    paths = dict(zip(kinds, find_checkpoints(folder, tuple(kinds), resume), strict=True))
+    state = checkpointer.find_state(paths[GEN]) if resume else None
+    weights = {}
+    for name, path in paths.items():
+        in_state = state is not None and not path.is_file()
+        found = checkpointer.weights_in(state, name) if in_state else checkpoint.read(path, '--ckpt_path')
+        weights[name] = found.expect(kinds[name], '--ckpt_path')
+    if adversarial:
+        checkpoint.check(weights[DIS], config.DISCRIMINATOR)
+        steps = [found.metadata.get('step') for found in weights.values()]
+        require(state is not None or steps[0] == steps[1],
+                f'--ckpt_path {folder}: the generator is of step {steps[0]}, the discriminator of step {steps[1]}; '
+                f'bring two of one step together')
+    return checkpointer.StartingPoint(weights, state)
+
+
+def generator_config(flags: dict[str, Any], start: checkpointer.StartingPoint) -> config.GeneratorConfig:
+    """The generator to train: the checkpoint's, or that of the flags and the published defaults.
+
+    Args:
+        flags: the options of ``_NETWORK_OPTIONS``; None where the user gave none.
+
+    Raises:
+        UserError: a flag contradicts the checkpoint.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    if GEN not in start.weights:
+        return config.GeneratorConfig(**given)
+    weights = start.weights[GEN]
+    found = config.GeneratorConfig.from_checkpoint(weights, flags['padding'])
+    for name, value in given.items():
+        own = getattr(found, name)
+        require(value == own, f'--{name} {value} contradicts {weights.path}, which has {own}; leave the flag out')
     return found
 
 
-def given_networks(args: Any) -> tuple[list[checkpoint.Checkpoint], checkpoint.Checkpoint | None]:
-    """Generator (and, to train against it, discriminator) that --ckpt_path gives, and the training's state beside."""
-    adversarial = args.mode == TRAIN and args.inpaint_adv_loss_weight > 0
-    kinds = {GEN: 'Generator'} | ({DIS: 'Discriminator'} if adversarial else {})
-    paths = find_checkpoints(args.ckpt_path, tuple(kinds), args.mode == TRAIN)
-    state = checkpointer.find_state(paths[0]) if args.mode == TRAIN else None
-    given = [(checkpointer.weights_in(state, name) if state is not None and not path.is_file() else
-              checkpoint.read(path, '--ckpt_path')).expect(kind, '--ckpt_path')
-             for path, (name, kind) in zip(paths, kinds.items(), strict=True)]
-    if adversarial:
-        checkpoint.check(given[1], config.DISCRIMINATOR)
-        steps = [one.metadata.get('step') for one in given]
-        require(state is not None or steps[0] == steps[1], f'--ckpt_path {args.ckpt_path}: the generator is of step '
-                f'{steps[0]}, the discriminator of step {steps[1]}; bring two of one step together')
-    return given, state
+@dataclass(frozen=True)
+class Trainer:
+    """Stage 2 as the training loop sees it, see ``loop.Trainer``."""
+
+    step: TrainStep
+    inpainter: Inpainter
+    schedule: Schedule
+    epoch_sampler: EpochSampler
+    boundary_weight: float
+    validation: Validation | None
+
+    def take_step(self, step: int, arrays: loop.Arrays) -> dict[str, float]:
+        # Move both networks.
+        rate = self.schedule.at(step)
+        images, priors, masks = dataset.as_network_input(*arrays)
+        pixel_weights = dataset.boundary_weights(arrays[2], self.boundary_weight)
+        parts, output = self.step(images, priors, masks, pixel_weights, rate)
+
+        # Score the pictures of before this step, with their known pixels.
+        results = output * masks + images * (1.0 - masks)
+        both = list(zip(results, images, strict=True))
+        return parts | {'lr': rate, 'psnr': float(np.mean([min(metrics.psnr(*pair), _HIGHEST) for pair in both])),
+                        'mae': float(np.mean([metrics.mae(*pair) for pair in both]))}
+
+    def score(self, metrics: dict[str, float]) -> float:
+        return -metrics['psnr']
+
+    def current_loss(self, arrays: loop.Arrays) -> float:
+        return float(self.inpainter.everywhere(*arrays).mean())
+
+    def validate(self, step: int) -> tuple[float, dict[str, float]]:
+        means = self.validation.score(self.inpainter, f'sample_{step:07d}.png', _HIGHEST)
+        return -means['psnr'], {f'val_{name}': value for name, value in means.items()}
+
+    def progress_line(self, epoch: int, steps: int, means: dict[str, float]) -> str:
+        return (f'Epoch: [{epoch + 1}], step: [{steps} / {self.epoch_sampler.steps_per_epoch}], '
+                f'psnr: {means["psnr"]:.6f}, mae: {means["mae"]:.8f}')
 
 
-def shape_of(args: Any, given: checkpoint.Checkpoint | None) -> config.Architecture:
-    """The generator to train: the checkpoint's, or the flags' and the published defaults; noted in ``args``.
+@dataclass(frozen=True)
+class Validation:
+    """Scores a held-back part."""
 
-    Raises:
-        UserError: a flag contradicts the checkpoint, or the numbers fit no network.
-    """
-    default = config.of(given, args.padding) if given is not None else config.Architecture()
-    for name, value in default.metadata().items():
-        own = getattr(args, name)
-        require(given is None or own in (None, value), f'--{name} {own} contradicts {args.ckpt_path}, which has '
-                                                       f'{value}; leave the flag out')
-        setattr(args, name, value if own is None else own)
-    require(args.init == 'published' or args.base_channels >= config.STRUCTURED_CHANNELS,
-            f'--init structured: needs --base_channels of {config.STRUCTURED_CHANNELS} or more')
-    return config.Architecture(args.residual_blocks, args.base_channels, args.padding)
+    source: dataset.Source
+    batch_size: int
+    output_dir: Path
 
-
-def source_of(args: Any, centres: np.ndarray, folder: Path, input_path: str, input_option: str, mask_path: str,
-              mask_option: str, mask_type: int, prior: str, prior_option: str,
-              cache: str | None = None) -> dataset.Source:
-    """Listings and pairs of images, masks and priors."""
-    pictures = pairs.listing(input_path, input_option, without=[folder], cache=folder / cache if cache else None,
-                             unique=False, writes=parallel.is_writer())
-    mask_files, numbers = None, None
-    if mask_type in (dataset.RANDOM_FILE, dataset.PAIRED_FILE):
-        mask_files = pairs.listing(mask_path, mask_option, without=[folder], unique=False)
-        if mask_type == dataset.PAIRED_FILE:
-            numbers = pairs.masks_for(pictures, mask_files)
-    priors = None
-    if prior:
-        priors = pairs.condition_folders(prior, prior_option)
-        made = manifest.read(prior, manifest.STAGE_1)
-        for name, wanted in vars(inputs.View()).items() if made is not None else ():
-            seen = made['settings'].get(name)
-            require(seen == wanted, f'{prior_option} {prior}: made with --{name} {seen}; training sees pictures and '
-                                    f'masks with --{name} {wanted}, make the priors so')
-        if numbers is None:
-            log(f'{prior_option} {prior}: without --mask_type {dataset.PAIRED_FILE} the holes are other ones '
-                         f'than those the priors were made for, so that priors show true colours in them')
-        # Workers name what is missing of the others; a validation has none and must not fail hours later.
-        for i in range(0, len(pictures), 1 if prior_option == '--val_prior' else max(1, len(pictures) // _PROBES)):
-            dataset.priors_of(priors, pictures, i)
-            if numbers is not None and made is not None:
-                _same_sources(made['pictures'].get(pictures.id(i)), pictures.path(i), mask_files.path(numbers[i]),
-                              f'{prior_option} {prior}')
-    return dataset.Source(pictures, mask_type, mask_files, numbers, priors, centres, args.image_size, args.prior_size,
-                          args.prior_random_degree, args.use_degradation_2)
+    def score(self, inpainter: Inpainter, sheet: str, highest: float = math.inf) -> dict[str, float]:
+        """Mean PSNR (each at most ``highest``), MAE and SSIM; writes the first pictures to the file ``sheet``."""
+        scores, rows = [], []
+        for start in range(0, len(self.source.pictures), self.batch_size):
+            numbers = range(start, min(start + self.batch_size, len(self.source.pictures)))
+            batch = [np.stack(part) for part in zip(*map(self.source.held_back_example, numbers), strict=True)]
+            for image, prior, hole, result in zip(*batch, inpainter(*batch), strict=True):
+                scores.append(metrics.all_of(result, image / np.float32(255), hole))
+                if len(rows) < _SHEET_ROWS:
+                    masked = np.where(hole[..., None], np.uint8(255), image)
+                    rows.append([image, masked, prior, (result * 255).astype(np.uint8)])
+        if parallel.is_writer():
+            images.write_png(self.output_dir / sheet, report.sheet(rows, ['original', 'masked', 'prior', 'result']))
+        return {name: float(np.mean([min(score[name], highest) for score in scores]))
+                for name in ('psnr', 'mae', 'ssim')}
 
 
-def _same_sources(entry: dict[str, Any] | None, picture: Path, mask: Path, prior: str) -> None:
-    """A UserError unless stage 1's manifest says that a prior was made of this picture and this mask."""
-    paths = {'image': picture, 'mask': mask}
-    other = manifest.other_source(entry or {}, {f'{key}_digest': manifest.file_digest(paths[key]) for key in paths})
-    require(other is None, f'{prior}: its prior of {picture} was made with another {other} than {paths.get(other)}; '
-                           f'run stage 1 again')
-
-
-def validation_source(args: Any, centres: np.ndarray, folder: Path) -> dataset.Source | None:
-    """The held-back part: --val_path, or --input itself for --mode 2.
-
-    Raises:
-        UserError: one of its files can't be read, which is said now and not hours later.
-    """
-    if args.val_path and args.val_mask:
-        source = source_of(args, centres, folder, args.val_path, '--val_path', args.val_mask, '--val_mask',
-                           dataset.PAIRED_FILE, args.val_prior, '--val_prior')
-    elif args.val_path:
-        source = source_of(args, centres, folder, args.val_path, '--val_path', '', '', dataset.STROKES, '', '')
-    elif args.mode == TEST:
-        source = source_of(args, centres, folder, args.input, '--input', args.mask, '--mask', args.mask_type,
-                           args.prior, '--prior')
-    else:
-        return None
-    for i in range(len(source.pictures) if args.mode == TRAIN else 0):
-        example_of(source, i)
-    return source
-
-
-def example_of(source: dataset.Source, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Example ``i`` of a held-back part, always with the same hole: see ``Source.example``.
-
-    Raises:
-        UserError: one of its files can't be read.
-    """
-    failures: list[str] = []
-    example = source.example(i, np.random.default_rng([i, 3]), 1.0, False, failures)
-    require(not failures, f'held-back pictures must all be readable: {"; ".join(failures[:1])}')
-    return example
-
-
-def best_by(held_back: dataset.Source | None) -> str:
-    """What decides 'best', kept with it: a score of degraded pictures says nothing about one of stage 1's priors."""
-    if held_back is None:
-        return loop.best_by(None, None)
-    decides = loop.best_by(held_back.pictures, held_back.mask_files)
-    if held_back.prior_folders is None:
-        return decides
-    digests = [manifest.file_digest(path) for i in range(len(held_back.pictures))
-               for path in dataset.priors_of(held_back.prior_folders, held_back.pictures, i)]
-    return f'{decides} with priors {hashlib.sha256("".join(digests).encode()).hexdigest()[:12]}'
+def test(weights: checkpoint.Checkpoint, generator: config.GeneratorConfig, validation: Validation) -> int:
+    """Score a generator (``--mode 2``)."""
+    from Guided_Upsample.models.inpaint import Inpainter
+    inpainter = Inpainter.from_checkpoint(weights, generator, runtime.rows_at_once(validation.batch_size))
+    means = validation.score(inpainter, 'sample_test.png')
+    if parallel.is_writer():
+        print(f'PSNR: {means["psnr"]:.6f}, MAE: {means["mae"]:.9g}, SSIM: {means["ssim"]:.6f}')
+    return 0
 
 
 def main(argv: list[str]) -> int:
+    # Parse the options.
     args = arguments(argv)
-    rank, ranks = parallel.rank() if args.distributed else (0, 1)
+    rank, n_ranks = parallel.rank() if args.distributed else (0, 1)
+    trains = args.mode == TRAIN
+    networks_needed = losses.networks_needed(config.LOSSES, losses.weights_from_args(args, config.LOSSES))
+
+    # Check the palette, the checkpoints and the architecture.
     centres = codebook.load(codebook.find_for_training(args.kmeans))
-    given, state = given_networks(args) if args.ckpt_path else (None, None)
-    shape = shape_of(args, given[0] if given else None)
-    folder = files.output_folder(args.save_path, '--save_path')
-    if args.mode == TRAIN:
-        checkpointer.require_free(folder, GEN, state, folder)
-    if parallel.is_writer():
-        files.sweep(folder, below=False)
-    vgg_checkpoint = None
-    if args.mode == TRAIN and (args.content_loss_weight > 0 or args.style_loss_weight > 0):
-        vgg_checkpoint = vgg_file.find(args.vgg_path)
-    held_back = validation_source(args, centres, folder)
-    feeder = order = None
-    if args.mode == TRAIN:
-        source = source_of(args, centres, folder, args.input, '--input', args.mask, '--mask', args.mask_type,
-                           args.prior, '--prior', 'files.npz')
-        order = epoch_sampler.EpochSampler(len(source.pictures), args.batch_size, args.seed, rank, ranks)
-        first_step = state.metadata['progress']['step'] if state is not None else 0
-        require(first_step < args.max_iteration, f'--ckpt_path {args.ckpt_path}: already has the {first_step} of '
-                f'{args.max_iteration} steps; raise --max_iteration')
-        args.device_target = runtime.choose(args.device_target, args.device_id, args.distributed)
-        feeder = loader.DataLoader(dataset.TrainingBatches(source, order, args.crop_scale), args.num_workers,
-                                 first_step, args.max_iteration)
-    try:
-        return _work(args, folder, centres, shape, given, state, vgg_checkpoint, order, feeder, held_back)
-    finally:
-        if feeder is not None:
-            feeder.close()
+    start = starting_point(args.ckpt_path, trains, trains and 'discriminator' in networks_needed)
+    generator_options = generator_config({name: getattr(args, name) for name in _NETWORK_OPTIONS}, start)
+    require(args.init == 'published' or generator_options.base_channels >= config.STRUCTURED_CHANNELS,
+            f'--init structured: needs --base_channels of {config.STRUCTURED_CHANNELS} or more')
 
+    # Where pictures, masks and priors are.
+    output_dir = files.output_folder(args.save_path, '--save_path')
+    example_config = options.chosen(dataset.ExampleConfig, args)
+    paths = partial(SourcePaths, output_dir=output_dir, invert_mask=args.invert_mask, dilate=args.dilate)
+    training_paths = paths(Given('--input', args.input), args.mask_type, masks=Given('--mask', args.mask),
+                           priors=Given('--prior', args.prior), cache=trains)
+    held_back_paths = None if trains else training_paths
+    if args.val_path:
+        mask_type = dataset.PAIRED_FILE if args.val_mask else dataset.STROKES
+        held_back_paths = paths(Given('--val_path', args.val_path), mask_type, masks=Given('--val_mask', args.val_mask),
+                                priors=Given('--val_prior', args.val_prior))
 
-def _work(args: Any, folder: Path, centres: np.ndarray, shape: config.Architecture,
-          given: list[checkpoint.Checkpoint] | None, state: checkpoint.Checkpoint | None,
-          vgg_checkpoint: checkpoint.Checkpoint | None, order: epoch_sampler.EpochSampler | None,
-          feeder: loader.DataLoader | None, held_back: dataset.Source | None) -> int:
-    runtime.start(args.device_target, args.device_id, args.distributed)
-    from Guided_Upsample.models import networks
-    from Guided_Upsample.models.inpaint import Inpainter
+    with ExitStack() as stack:
+        # Take the output folder.
+        if trains:
+            stack.enter_context(lock.locked(output_dir, '--save_path'))
+            checkpointer.require_free(output_dir, GEN, start.state, output_dir)
+            if parallel.is_writer():
+                files.sweep(output_dir, below=False)
 
-    rng = np.random.default_rng([args.seed, 0])
-    generator = networks.Generator(shape.residual_blocks, shape.base_channels, shape.padding, rng=rng)
-    discriminator = networks.Discriminator(3, rng=rng)
-    if args.init == 'structured' and given is None:
-        networks.start_structured(generator)
-    painter = Inpainter(generator, runtime.rows_at_once(args.batch_size))
+        # Find VGG19 and the held-back pictures.
+        vgg_weights = config.find_vgg(args.vgg_path) if trains and 'vgg' in networks_needed else None
+        validation = None
+        if held_back_paths is not None:
+            held_back = sources.find(held_back_paths, centres, example_config, is_held_back=True)
+            held_back.require_readable()
+            validation = Validation(held_back, args.batch_size, output_dir)
 
-    def validate(step: int) -> tuple[float, dict[str, float]]:
-        means, sheet = score(held_back, painter, args.batch_size, _HIGHEST)
-        if parallel.is_writer():
-            images.write_png(folder / f'sample_{step:07d}.png', sheet)
-        return -means['psnr'], {f'val_{k}': v for k, v in means.items()}
+        # Only score.
+        if not trains:
+            runtime.start(args.device_target, args.device_id, args.distributed)
+            return test(start.weights[GEN], generator_options, validation)
 
-    if args.mode == TEST:
-        checkpoint.load_into(generator, given[0])
-        means, sheet = score(held_back, painter, args.batch_size)
-        if parallel.is_writer():
-            images.write_png(folder / 'sample_test.png', sheet)
-            print(f'PSNR: {means["psnr"]:.6f}, MAE: {means["mae"]:.9g}, SSIM: {means["ssim"]:.6f}')
-        return 0
+        # List the training pictures.
+        source = sources.find(training_paths, centres, example_config)
+        epoch_sampler = EpochSampler(len(source.pictures), args.batch_size, args.seed, rank, n_ranks)
+        last_step = args.max_iteration
+        require(start.step < last_step, f'--ckpt_path {args.ckpt_path}: already has the {start.step} of {last_step} '
+                                        f'steps; raise --max_iteration')
 
-    from Guided_Upsample.models.step import Recipe, TrainStep
-    vgg = vgg_file.load(vgg_checkpoint) if vgg_checkpoint is not None else None
-    step = TrainStep(generator, discriminator, vgg, options.chosen(Recipe, args))
-    settings = checkpointer.compared_settings(args, _COURSE_FREE, args.max_iteration) | {
-        'total_batch': order.pictures_per_step, 'pictures': order.n_pictures, 'palette': codebook.digest(centres),
-        'sampled_priors': bool(args.prior)}
-    keeper = checkpointer.Checkpointer(folder, {
-        GEN: checkpointer.TrainedNetwork(generator, step.gen_optimizer, {'network': 'Generator',
-                                                              'architecture': shape.metadata()}),
-        DIS: checkpointer.TrainedNetwork(discriminator, step.dis_optimizer, {'network': 'Discriminator'})},
-        settings, centres, step.extra())
-    progress = checkpointer.Progress()
-    if state is not None:
-        checkpointer.log_changes(state.metadata['settings'], settings)
-        progress = keeper.restore(state)
-        log(f'resuming at step {progress.step} of {args.max_iteration}')
-    elif given is not None:
-        for network, one in zip((generator, discriminator), given, strict=False):  # without its loss, one starts anew
-            checkpoint.load_into(network, one)
-        log(f'{given[0].path}: weights only, from step 0 (no training state beside it)'
-                     f'{"" if len(given) > 1 else "; the discriminator starts anew"}')
+        # Start the workers, then MindSpore, whose threads must not be forked.
+        device_target = runtime.choose(args.device_target, args.device_id, args.distributed)
+        batches = dataset.TrainingBatches(source, epoch_sampler, args.crop_scale)
+        data_loader = stack.enter_context(closing(loader.DataLoader(batches, args.num_workers, start.step, last_step)))
+        runtime.start(device_target, args.device_id, args.distributed)
 
-    def take_step(number: int, arrays: tuple[np.ndarray, ...]) -> dict[str, float]:
-        inputs = dataset.as_network_input(*arrays)
-        rate = schedule.lr_at(number, args.lr, args.lr_schedule, args.warmup_steps, args.max_iteration)
-        figures, output = step(*inputs, dataset.rim_weights(arrays[2], args.rim_weight), rate)
-        result = output * inputs[2] + inputs[0] * (1.0 - inputs[2])
-        pairs_ = list(zip(result, inputs[0], strict=True))
-        return figures | {'lr': rate, 'psnr': float(np.mean([min(metrics.psnr(*p), _HIGHEST) for p in pairs_])),
-                          'mae': float(np.mean([metrics.mae(*p) for p in pairs_]))}
+        # Build the networks.
+        from Guided_Upsample.models import networks, structured_init, vgg
+        from Guided_Upsample.models.inpaint import Inpainter
+        from Guided_Upsample.models.step import TrainConfig, TrainStep
+        rng = np.random.default_rng([args.seed, 0])
+        generator = networks.Generator(generator_options.residual_blocks, generator_options.base_channels,
+                                       generator_options.padding, rng=rng)
+        discriminator = networks.Discriminator(3, rng=rng)
+        if args.init == 'structured' and not start.weights:
+            structured_init.start_structured(generator)
+        step = TrainStep(generator, discriminator, vgg.load(vgg_weights) if vgg_weights is not None else None,
+                         TrainConfig.from_args(args))
 
-    def console(epoch: int, within: int, means: dict[str, float]) -> str:
-        return (f'Epoch: [{epoch + 1}], step: [{within} / {order.steps_per_epoch}], psnr: {means["psnr"]:.6f}, '
-                f'mae: {means["mae"]:.8f}')
+        # Resume from the checkpoints.
+        settings = checkpointer.compared_settings(vars(args) | generator_options.metadata(), _IGNORED, last_step)
+        settings |= {'total_batch': epoch_sampler.pictures_per_step, 'pictures': len(source.pictures),
+                     'palette': codebook.digest(centres), 'sampled_priors': bool(args.prior)}
+        trained = {
+            GEN: checkpointer.TrainedNetwork(generator, step.gen_optimizer, {
+                'network': 'Generator', 'architecture': generator_options.metadata()}),
+            DIS: checkpointer.TrainedNetwork(discriminator, step.dis_optimizer, {'network': 'Discriminator'})}
+        saver = checkpointer.Checkpointer(output_dir, trained, settings, centres, step.extra())
+        progress = saver.start(start, last_step)
 
-    plan = loop.LoopConfig(args.max_iteration, args.log_every, args.save_every, args.val_every, console, ('psnr', -1.0),
-                         best_by(held_back))
-    return loop.fit(plan, order, feeder, take_step, keeper, progress,
-                        lambda arrays: float(painter.everywhere(*arrays).mean()), validate if held_back else None)
-
-
-def score(source: dataset.Source, painter: Any, batch_size: int,
-          highest: float = math.inf) -> tuple[dict[str, float], np.ndarray]:
-    """Mean PSNR (each at most ``highest``), MAE and SSIM over a held-back part, and a sheet of its first pictures."""
-    scores, rows = [], []
-    for start in range(0, len(source.pictures), batch_size):
-        numbers = range(start, min(start + batch_size, len(source.pictures)))
-        stacked = [np.stack(part) for part in zip(*(example_of(source, i) for i in numbers), strict=True)]
-        results = painter(*stacked)
-        for image, prior, hole, result in zip(*stacked, results, strict=True):
-            scores.append(metrics.all_of(result, image / np.float32(255), hole))
-            if len(rows) < _SHEET_ROWS:
-                masked = np.where(hole[..., None], np.uint8(255), image)
-                rows.append([image, masked, prior, (result * 255).astype(np.uint8)])
-    means = {k: float(np.mean([min(s[k], highest) for s in scores])) for k in ('psnr', 'mae', 'ssim')}
-    return means, report.sheet(rows, ['original', 'masked', 'prior', 'result'])
+        # Train.
+        trainer = Trainer(step, Inpainter(generator, runtime.rows_at_once(args.batch_size)),
+                          Schedule(args.lr, args.lr_schedule, args.warmup_steps, last_step), epoch_sampler,
+                          args.rim_weight, validation)
+        loop_config = loop.LoopConfig(last_step, args.log_every, args.save_every,
+                                      args.val_every if validation is not None else 0,
+                                      sources.best_by(validation.source if validation is not None else None))
+        return loop.fit(loop_config, trainer, epoch_sampler, data_loader, saver, progress)
 
 
 if __name__ == '__main__':

@@ -6,28 +6,35 @@ from __future__ import annotations
 
 import math
 import sys
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 
-from ict import checkpoint, files, options
+from ict import checkpoint, files, lock, options
 from ict.command import run
 from ict.data import codebook, pairs
 from ict.device import parallel, runtime
 from ict.errors import require
-from ict.log import log
 from ict.options import positive
-from ict.training import checkpointer, epoch_sampler, loader, loop, schedule, train_options
+from ict.training import checkpointer, loader, loop, losses, mask_files, train_options
+from ict.training.epoch_sampler import EpochSampler
+from ict.training.schedule import Schedule
 from Transformer.datasets.dataset import TrainingBatches, validation_set
 from Transformer.models import config
 
+if TYPE_CHECKING:
+    from Transformer.models.step import TrainStep
+
 NAME = 'ImageNet'
-_ARCHITECTURE = {'n_layer': 35, 'n_head': 8, 'n_embd': 1024, 'prior_size': 32, 'GELU_2': False}
-_COURSE_FREE = (*checkpointer.NOT_COMPARED, 'data_path', 'mask_path', 'use_ImageFolder', 'train_epoch', 'max_steps')
+_NETWORK_OPTIONS = {'n_layer': 35, 'n_head': 8, 'n_embd': 1024, 'prior_size': 32, 'GELU_2': False}
+_IGNORED = (*checkpointer.NOT_COMPARED, 'data_path', 'mask_path', 'use_ImageFolder', 'train_epoch', 'max_steps')
 
 
 def arguments(argv: list[str]) -> Any:
@@ -55,132 +62,186 @@ def arguments(argv: list[str]) -> Any:
     options.add_flag(parser, '--dynamic_weight', 'mean loss per missing token instead of over all positions')
     add('--init', choices=('published', 'structured'), default='published',
         help='structured: starts as a network that fills a hole with the colours around it; several times faster')
+    losses.add_options(parser, config.LOSSES)
     train_options.add_options(parser)
     args = parser.parse_args(argv)
     train_options.check_options(args)
+    losses.check_options(args, config.LOSSES)
     positive(args, 'train_epoch', 'prior_size', 'n_layer', 'n_head', 'n_embd')
     positive(args, 'max_steps', 'weight_decay', least=0)
     require(0 < args.learning_rate < math.inf, f'--learning_rate {args.learning_rate}: must be above 0 and finite')
     require(args.random_stroke or bool(args.mask_path), '--mask_path: give masks, or --random_stroke')
+    require(not (args.invert_mask or args.dilate) or not args.random_stroke or bool(args.val_mask),
+            '--invert_mask, --dilate: are for mask files; give --mask_path without --random_stroke, or --val_mask')
     return args
 
 
-def shape_of(args: Any, given: checkpoint.Checkpoint | None, vocab_size: int) -> config.GPTConfig:
-    """The network to train: the checkpoint's, or the flags' and the published defaults; noted in ``args``.
+def starting_point(ckpt_path: str, kmeans: str, centres: np.ndarray) -> checkpointer.StartingPoint:
+    """The checkpoint to resume from, with the training state beside it.
+
+    Args:
+        kmeans: the option; the palette ``centres`` (V, 3) is the one that it stands for.
 
     Raises:
-        UserError: a flag contradicts the checkpoint, the palette doesn't fit it, or the numbers fit no network.
+        UserError: the file holds no transformer, or one of another palette.
     """
-    if given is not None:
-        shape = config.GPTConfig.from_checkpoint(given, {name: getattr(args, name) for name in _ARCHITECTURE})
-        checkpoint.check(given, shape.shapes())
-        require(shape.vocab_size == vocab_size, f'--kmeans: a palette of {vocab_size} colours; {args.ckpt_path} has '
-                                                f'{shape.vocab_size} tokens')
-    else:
-        shape = config.GPTConfig(**{name: default if getattr(args, name) is None else getattr(args, name)
-                                             for name, default in _ARCHITECTURE.items()}, vocab_size=vocab_size)
-    for name in _ARCHITECTURE:
-        setattr(args, name, getattr(shape, name))
-    require(args.n_embd % args.n_head == 0, f'--n_head {args.n_head} does not divide --n_embd {args.n_embd}')
-    require(args.init == 'published' or (args.n_embd >= 8 and args.n_embd // args.n_head >= 2),
-            '--init structured: needs an --n_embd of 8 or more and 2 or more of it for each head')
-    return shape
+    if not ckpt_path:
+        return checkpointer.StartingPoint()
+    path = Path(ckpt_path)
+    state = checkpointer.find_state(path)
+    weights = checkpoint.read(ckpt_path, '--ckpt_path') if state is None or path.is_file() else \
+        checkpointer.weights_in(state, NAME)
+    weights.expect('Transformer', '--ckpt_path')
+    require(weights.palette is not None or state is not None or bool(kmeans),
+            f'--kmeans: {ckpt_path} carries no palette; give the kmeans_centers.npy that it was trained with')
+    require(weights.palette is None or codebook.digest(weights.palette) == codebook.digest(centres),
+            f'--kmeans: {ckpt_path} was trained with another palette than {codebook.find_for_training(kmeans)}')
+    return checkpointer.StartingPoint({NAME: weights}, state)
+
+
+def gpt_config(flags: dict[str, Any], start: checkpointer.StartingPoint, vocab_size: int) -> config.GPTConfig:
+    """The network to train: the checkpoint's, or that of the flags and the published defaults.
+
+    Args:
+        flags: the options of ``_NETWORK_OPTIONS``; None where the user gave none.
+
+    Raises:
+        UserError: a flag contradicts the checkpoint, the palette does not fit it, or the numbers fit no network.
+    """
+    if NAME in start.weights:
+        weights = start.weights[NAME]
+        found = config.GPTConfig.from_checkpoint(weights, flags)
+        checkpoint.check(weights, found.shapes())
+        require(found.vocab_size == vocab_size, f'--kmeans: a palette of {vocab_size} colours; {weights.path} has '
+                                                f'{found.vocab_size} tokens')
+        return found
+    given = {name: value for name, value in flags.items() if value is not None}
+    found = config.GPTConfig(**_NETWORK_OPTIONS | given, vocab_size=vocab_size)
+    require(found.n_embd % found.n_head == 0, f'--n_head {found.n_head} does not divide --n_embd {found.n_embd}')
+    return found
+
+
+@dataclass(frozen=True)
+class HeldBack:
+    """What a validation scores: tokens (N, T) int32 and masks (N, T) float32; ``best_by``, see ``LoopConfig``."""
+
+    tokens: np.ndarray
+    masks: np.ndarray
+    best_by: str
+
+
+def read_held_back(pictures: pairs.Listing, masks: mask_files.MaskFiles | None, tokenizer: codebook.Tokenizer,
+                   prior_size: int) -> HeldBack:
+    """The held-back pictures with their masks, or with fixed strokes.
+
+    Raises:
+        UserError: a picture has no mask, or files cannot be read.
+    """
+    numbers = pairs.masks_for(pictures, masks.listing) if masks is not None else None
+    return HeldBack(*validation_set(pictures, masks, numbers, tokenizer, prior_size), loop.best_by(pictures, masks))
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """Stage 1 as the training loop sees it, see ``loop.Trainer``."""
+
+    step: TrainStep
+    schedule: Schedule
+    epoch_sampler: EpochSampler
+    epochs: int
+    batch_size: int
+    held_back: HeldBack | None
+
+    def take_step(self, step: int, arrays: loop.Arrays) -> dict[str, float]:
+        rate = self.schedule.at(step)
+        return self.step(*arrays, rate) | {'lr': rate}
+
+    def score(self, metrics: dict[str, float]) -> float:
+        return metrics['loss']
+
+    def current_loss(self, arrays: loop.Arrays) -> float:
+        return self.step.mean_nll(*arrays, self.batch_size)
+
+    def validate(self, step: int) -> tuple[float, dict[str, float]]:
+        nll = self.step.mean_nll(self.held_back.tokens, self.held_back.masks, self.batch_size)
+        return nll, {'val_nll': nll}
+
+    def progress_line(self, epoch: int, steps: int, means: dict[str, float]) -> str:
+        n_pictures = self.epoch_sampler.n_pictures
+        seen = min(steps * self.epoch_sampler.pictures_per_step, n_pictures)
+        return f'Epoch: [{epoch} / {self.epochs}], step: [{seen} / {n_pictures}], loss: {means["loss"]:.5f}'
 
 
 def main(argv: list[str]) -> int:
+    # Parse the options.
     args = arguments(argv)
-    rank, ranks = parallel.rank() if args.distributed else (0, 1)
-    colours = codebook.load(codebook.find_for_training(args.kmeans))
-    given = state = None
-    if args.ckpt_path:
-        state = checkpointer.find_state(Path(args.ckpt_path))
-        given = checkpoint.read(args.ckpt_path, '--ckpt_path') if state is None or Path(args.ckpt_path).is_file() else \
-            checkpointer.weights_in(state, NAME)
-        given.expect('Transformer', '--ckpt_path')
-        require(given.palette is not None or state is not None or bool(args.kmeans),
-                f'--kmeans: {args.ckpt_path} carries no palette; give the kmeans_centers.npy that it was trained with')
-        require(given.palette is None or codebook.digest(given.palette) == codebook.digest(colours),
-                f'--kmeans: {args.ckpt_path} was trained with another palette than '
-                f'{codebook.find_for_training(args.kmeans)}')
-    shape = shape_of(args, given, len(colours))
-    folder = files.output_folder(args.save_path, '--save_path')
-    checkpointer.require_free(folder, NAME, state, folder / f'{NAME}_latest.ckpt')
-    if parallel.is_writer():
-        files.sweep(folder, below=False)
-    pictures = pairs.listing(args.data_path, '--data_path', without=[folder], unique=False,
-                             cache=folder / 'files.npz', writes=parallel.is_writer())
-    mask_files = None if args.random_stroke else pairs.listing(args.mask_path, '--mask_path', without=[folder],
-                                                               unique=False)
-    quantise = codebook.Tokenizer(colours)
-    order = epoch_sampler.EpochSampler(len(pictures), args.batch_size, args.seed, rank, ranks)
-    last_step = args.max_steps or args.train_epoch * order.steps_per_epoch
-    first_step = state.metadata['progress']['step'] if state is not None else 0
-    require(first_step < last_step, f'--ckpt_path {args.ckpt_path}: already has the {first_step} of {last_step} steps; '
-                                    f'raise --train_epoch or --max_steps')
-    held_back = held = held_masks = None
-    if args.val_path:
-        held = pairs.listing(args.val_path, '--val_path', without=[folder], unique=False)
-        numbers = None
-        if args.val_mask:
-            held_masks = pairs.listing(args.val_mask, '--val_mask', without=[folder], unique=False)
-            numbers = pairs.masks_for(held, held_masks)
-        held_back = validation_set(held, held_masks, numbers, quantise, args.prior_size)
-    batches = TrainingBatches(pictures, mask_files, quantise, args.prior_size, order, args.crop_scale)
-    args.device_target = runtime.choose(args.device_target, args.device_id, args.distributed)
-    feeder = loader.DataLoader(batches, args.num_workers, first_step, last_step)
-    try:
-        return _train(args, folder, colours, shape, given, state, order, feeder, held_back,
-                      loop.best_by(held, held_masks), last_step)
-    finally:
-        feeder.close()
+    rank, n_ranks = parallel.rank() if args.distributed else (0, 1)
 
+    # Check the palette, the checkpoint and the architecture.
+    centres = codebook.load(codebook.find_for_training(args.kmeans))
+    start = starting_point(args.ckpt_path, args.kmeans, centres)
+    gpt = gpt_config({name: getattr(args, name) for name in _NETWORK_OPTIONS}, start, len(centres))
+    require(args.init == 'published' or (gpt.n_embd >= 8 and gpt.n_embd // gpt.n_head >= 2),
+            '--init structured: needs an --n_embd of 8 or more and 2 or more of it for each head')
 
-def _train(args: Any, folder: Path, colours: np.ndarray, shape: config.GPTConfig,
-           given: checkpoint.Checkpoint | None, state: checkpoint.Checkpoint | None, order: epoch_sampler.EpochSampler,
-           feeder: loader.DataLoader, held_back: tuple[np.ndarray, np.ndarray] | None, best_by: str,
-           last_step: int) -> int:
-    runtime.start(args.device_target, args.device_id, args.distributed)
-    from Transformer.models import networks, structured_init
-    from Transformer.models.step import Recipe, TrainStep, mean_nll
+    # Take the output folder.
+    output_dir = files.output_folder(args.save_path, '--save_path')
+    with ExitStack() as stack:
+        stack.enter_context(lock.locked(output_dir, '--save_path'))
+        checkpointer.require_free(output_dir, NAME, start.state, output_dir / f'{NAME}_latest.ckpt')
+        if parallel.is_writer():
+            files.sweep(output_dir, below=False)
 
-    rng = np.random.default_rng([args.seed, 0])
-    net = networks.GPT(shape.vocab_size, shape.n_embd, shape.n_layer, shape.n_head, shape.prior_size ** 2,
-                       shape.GELU_2, gelu=shape.gelu, rng=rng)
-    if args.init == 'structured':
-        structured_init.start_structured(net, colours, shape.prior_size, rng)
-    step = TrainStep(net, options.chosen(Recipe, args))
-    settings = checkpointer.compared_settings(args, _COURSE_FREE, last_step) | {'total_batch': order.pictures_per_step,
-                                                                      'pictures': order.n_pictures}
-    keeper = checkpointer.Checkpointer(folder, {NAME: checkpointer.TrainedNetwork(
-        net, step.optimizer, {'network': 'Transformer', 'architecture': shape.metadata()})}, settings, colours,
-        step.extra())
-    progress = checkpointer.Progress()
-    if state is not None:
-        checkpointer.log_changes(state.metadata['settings'], settings)
-        progress = keeper.restore(state)
-        log(f'resuming at step {progress.step} of {last_step}')
-    elif given is not None:
-        checkpoint.load_into(net, given)
-        log(f'{args.ckpt_path}: weights only, from step 0 (no training state beside it)')
+        # List the pictures and masks.
+        find_pictures = partial(pairs.listing, without=[output_dir], unique=False)
+        find_masks = partial(mask_files.find, output_dir=output_dir, invert=args.invert_mask, dilate=args.dilate)
+        pictures = find_pictures(args.data_path, '--data_path', cache=output_dir / 'files.npz',
+                                 writes=parallel.is_writer())
+        masks = None if args.random_stroke else find_masks(args.mask_path, '--mask_path')
+        epoch_sampler = EpochSampler(len(pictures), args.batch_size, args.seed, rank, n_ranks)
+        last_step = args.max_steps or args.train_epoch * epoch_sampler.steps_per_epoch
+        require(start.step < last_step, f'--ckpt_path {args.ckpt_path}: already has the {start.step} of {last_step} '
+                                        f'steps; raise --train_epoch or --max_steps')
 
-    def take_step(number: int, arrays: tuple[np.ndarray, ...]) -> dict[str, float]:
-        rate = schedule.lr_at(number, args.learning_rate, args.lr_schedule, args.warmup_steps, last_step)
-        return step(*arrays, rate) | {'lr': rate}
+        # Read the held-back pictures.
+        tokenizer, held_back = codebook.Tokenizer(centres), None
+        if args.val_path:
+            val_pictures = find_pictures(args.val_path, '--val_path')
+            val_masks = find_masks(args.val_mask, '--val_mask') if args.val_mask else None
+            held_back = read_held_back(val_pictures, val_masks, tokenizer, gpt.prior_size)
 
-    validate = None
-    if held_back is not None:
-        def validate(_: int) -> tuple[float, dict[str, float]]:
-            score = mean_nll(step.logits, *held_back, args.batch_size)
-            return score, {'val_nll': score}
+        # Start the workers, then MindSpore, whose threads must not be forked.
+        device_target = runtime.choose(args.device_target, args.device_id, args.distributed)
+        batches = TrainingBatches(pictures, masks, tokenizer, gpt.prior_size, epoch_sampler, args.crop_scale)
+        data_loader = stack.enter_context(closing(loader.DataLoader(batches, args.num_workers, start.step, last_step)))
+        runtime.start(device_target, args.device_id, args.distributed)
 
-    def console(epoch: int, within: int, means: dict[str, float]) -> str:
-        step = f'{min(within * order.pictures_per_step, order.n_pictures)} / {order.n_pictures}'
-        return f'Epoch: [{epoch} / {args.train_epoch}], step: [{step}], loss: {means["loss"]:.5f}'
+        # Build the network.
+        from Transformer.models import networks
+        from Transformer.models.step import TrainConfig, TrainStep
+        rng = np.random.default_rng([args.seed, 0])
+        net = networks.GPT(gpt.vocab_size, gpt.n_embd, gpt.n_layer, gpt.n_head, gpt.prior_size ** 2, gpt.GELU_2,
+                           gelu=gpt.gelu, rng=rng)
+        if args.init == 'structured':
+            structured_init.start_structured(net, centres, gpt.prior_size, rng)
+        step = TrainStep(net, TrainConfig.from_args(args))
 
-    plan = loop.LoopConfig(last_step, args.log_every, args.save_every, args.val_every, console, ('loss', 1.0),
-                         best_by)
-    return loop.fit(plan, order, feeder, take_step, keeper, progress,
-                        lambda arrays: mean_nll(step.logits, *arrays, args.batch_size), validate)
+        # Resume from the checkpoint.
+        settings = checkpointer.compared_settings(
+            vars(args) | {name: getattr(gpt, name) for name in _NETWORK_OPTIONS}, _IGNORED, last_step)
+        settings |= {'total_batch': epoch_sampler.pictures_per_step, 'pictures': len(pictures)}
+        trained = checkpointer.TrainedNetwork(net, step.optimizer,
+                                              {'network': 'Transformer', 'architecture': gpt.metadata()})
+        saver = checkpointer.Checkpointer(output_dir, {NAME: trained}, settings, centres, step.extra())
+        progress = saver.start(start, last_step)
+
+        # Train.
+        schedule = Schedule(args.learning_rate, args.lr_schedule, args.warmup_steps, last_step)
+        trainer = Trainer(step, schedule, epoch_sampler, args.train_epoch, args.batch_size, held_back)
+        loop_config = loop.LoopConfig(last_step, args.log_every, args.save_every,
+                                      args.val_every if held_back is not None else 0,
+                                      held_back.best_by if held_back is not None else loop.BY_TRAINING)
+        return loop.fit(loop_config, trainer, epoch_sampler, data_loader, saver, progress)
 
 
 if __name__ == '__main__':

@@ -133,7 +133,7 @@ def from_pytorch(path: Path, arrays: Mapping[str, np.ndarray], flags: Flags) -> 
     record: dict[str, Any] = {'network': kind}
     if kind == 'Generator':
         known = replace(given, metadata={'architecture': {'padding': 'reflect'}})
-        record['architecture'] = generators.of(known, flags.padding).metadata()
+        record['architecture'] = generators.GeneratorConfig.from_checkpoint(known, flags.padding).metadata()
         tensors = {name: arrays[name] for name in given.entries}
     elif kind == 'Discriminator':
         tensors = _folded(given, arrays)
@@ -267,7 +267,7 @@ def stamp(source: Checkpoint, flags: Flags) -> tuple[dict[str, Any], np.ndarray 
         if sampling:
             record['sampling'] = sampling
     elif kind == 'Generator':
-        found = generators.of(source, flags.padding).metadata()
+        found = generators.GeneratorConfig.from_checkpoint(source, flags.padding).metadata()
         if flags.padding is None and 'padding' not in source.metadata.get('architecture', {}):
             del found['padding']  # the file doesn't tell, and Guided_Upsample/infer.py --padding still may
         record['architecture'] = found

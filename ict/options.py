@@ -50,9 +50,10 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f'{message} (see {self.prog} --help)')
 
 
-def chosen(kind: type[_Record], args: argparse.Namespace) -> _Record:
-    """A dataclass whose fields have the names of options, filled with these options."""
-    return kind(**{field.name: getattr(args, field.name) for field in dataclasses.fields(kind)})
+def chosen(kind: type[_Record], args: argparse.Namespace, **others: object) -> _Record:
+    """A dataclass whose fields have the names of options, filled with these options, and with ``others`` by name."""
+    return kind(**{field.name: getattr(args, field.name) for field in dataclasses.fields(kind)
+                   if field.name not in others}, **others)
 
 
 def positive(args: argparse.Namespace, *names: str, least: float = 1) -> None:

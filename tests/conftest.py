@@ -68,8 +68,7 @@ def colours() -> np.ndarray:
 @pytest.fixture(scope='session')
 def tiny(tmp_path_factory, colours) -> dict[str, Path]:
     """A tiny pair of our own checkpoints with made-up weights, and the transformer as it would be published."""
-    from Guided_Upsample.models.config import DISCRIMINATOR
-    from Guided_Upsample.models.config import Architecture as Painter
+    from Guided_Upsample.models.config import DISCRIMINATOR, GeneratorConfig
     from Transformer.models.config import GPTConfig
     folder = tmp_path_factory.mktemp('tiny')
     shape = GPTConfig(n_layer=2, n_embd=16, n_head=2, prior_size=8, vocab_size=len(colours), GELU_2=True)
@@ -80,9 +79,9 @@ def tiny(tmp_path_factory, colours) -> dict[str, Path]:
     from mindspore import Tensor, save_checkpoint
     mask = {f'blocks.{i}.attn.mask': np.ones((1, 1, 64, 64), np.float32) for i in range(2)}
     save_checkpoint([{'name': k, 'data': Tensor(v)} for k, v in (weights | mask).items()], str(paths['published']))
-    painter = Painter(residual_blocks=1, base_channels=4)
-    checkpoint.write(paths['generator'], made_up(painter.shapes(), 7),
-                     {'network': 'Generator', 'architecture': painter.metadata()}, colours)
+    generator = GeneratorConfig(residual_blocks=1, base_channels=4)
+    checkpoint.write(paths['generator'], made_up(generator.shapes(), 7),
+                     {'network': 'Generator', 'architecture': generator.metadata()}, colours)
     checkpoint.write(paths['discriminator'], made_up(DISCRIMINATOR, 17), {'network': 'Discriminator'})
     paths['kmeans'] = folder / 'kmeans.npy'
     np.save(paths['kmeans'], colours)

@@ -7,16 +7,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from Guided_Upsample.datasets.degradation import degrade
 from ict.data import geometry, images, masks
 from ict.data.pairs import Listing
 from ict.errors import UserError
 from ict.training.epoch_sampler import EpochSampler
-from ict.training.loader import read_or_replace
+from ict.training.loader import HeldBackFiles, read_or_replace
+from ict.training.mask_files import MaskFiles
 
-_RIM = 2.5  # pixels over which a rim's weight falls to a third
 STROKES, BLOCK, RANDOM_FILE, PAIRED_FILE = 0, 1, 2, 3  # --mask_type; strokes are for validation without masks
+_BOUNDARY_REACH = 2.5  # pixels over which the weight at a hole's boundary falls to a third
 
 
 def priors_of(folders: list[Path], pictures: Listing, i: int) -> list[Path]:
@@ -32,71 +34,121 @@ def priors_of(folders: list[Path], pictures: Listing, i: int) -> list[Path]:
 
 
 @dataclass(frozen=True)
+class ExampleConfig:
+    """How examples are made; the options of the same names."""
+
+    image_size: int
+    prior_size: int
+    prior_random_degree: int = 1
+    use_degradation_2: bool = False
+
+
+@dataclass(frozen=True)
 class Source:
-    """Where stage 2's pictures, masks and priors come from.
+    """Stage 2's pictures, masks and priors.
 
     Attributes:
+        mask_type: BLOCK, RANDOM_FILE, PAIRED_FILE or STROKES.
         mask_numbers: for PAIRED_FILE, each picture's mask.
         prior_folders: where the priors that stage 1 sampled lie, or None: degraded pictures.
+        centres: the palette, (V, 3) float32 in [-1, 1].
     """
 
     pictures: Listing
     mask_type: int
-    mask_files: Listing | None
+    mask_files: MaskFiles | None
     mask_numbers: list[int] | None
     prior_folders: list[Path] | None
     centres: np.ndarray
-    image_size: int
-    prior_size: int
-    prior_random_degree: int
-    use_degradation_2: bool
+    config: ExampleConfig
 
-    def example(self, number: int, rng: np.random.Generator, crop_scale: float, flips: bool,
-                failures: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """image (S, S, 3) uint8, prior (S, S, 3) uint8, hole (S, S) bool.
+    def training_example(self, number: int, rng: np.random.Generator, crop_scale: float,
+                         failures: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """image (S, S, 3) uint8, prior (S, S, 3) uint8, hole (S, S) bool: cropped and flipped at random.
 
-        A paired mask or a sampled prior belongs to the middle square, so these pictures are not cropped at random.
+        A paired mask or a sampled prior belongs to the middle square, so these pictures are only flipped. An unreadable
+        picture is replaced by another one, see ``read_or_replace``.
         """
-        fixed = self.mask_type == PAIRED_FILE or self.prior_folders is not None
-
         def read(i: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-            grey = masks.load(self.mask_files.path(self.mask_numbers[i])) if self.mask_type == PAIRED_FILE else None
-            chosen = None
-            if self.prior_folders is not None:
-                own = priors_of(self.prior_folders, self.pictures, i)
-                chosen = images.load_rgb(own[int(rng.integers(len(own)))])
-            return images.load_rgb(self.pictures.path(i)), grey, chosen
+            grey, prior = self.read_mask(i), self.read_prior(i, rng)
+            return images.load_rgb(self.pictures.path(i)), grey, prior
 
         rgb, grey, prior = read_or_replace(len(self.pictures), number, rng, read, failures)
-        if fixed or not flips:
+        if grey is not None or prior is not None:
             box = geometry.centre_square(*rgb.shape[:2])
         else:
             side = max(1, round(min(rgb.shape[:2]) * rng.uniform(crop_scale, 1.0)))
             box = geometry.Box(int(rng.integers(rgb.shape[0] - side + 1)), int(rng.integers(rgb.shape[1] - side + 1)),
-                             side, side)
+                               side, side)
         hole = self._hole(rgb, grey, rng, failures)
-        rgb = np.ascontiguousarray(geometry.cut(rgb, box))
-        if prior is None:
-            prior = degrade(rgb, self.centres, self.prior_size, self.use_degradation_2, self.prior_random_degree, rng)
-        image = images.bicubic(rgb, self.image_size, self.image_size)
-        prior = images.bicubic(prior, self.image_size, self.image_size)
-        if flips and rng.random() < 0.5:
+        image, prior = self._image_and_prior(rgb, box, prior, rng)
+        if rng.random() < 0.5:
             image, prior, hole = image[:, ::-1], prior[:, ::-1], hole[:, ::-1]
         return image, prior, hole
 
+    def held_back_example(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Picture ``i`` as in ``training_example``, but its middle square, always with the same hole and prior.
+
+        Raises:
+            UserError: a file cannot be read.
+        """
+        rng, failures = np.random.default_rng([i, 3]), []
+        grey, prior = self.read_mask(i), self.read_prior(i, rng)
+        rgb = images.load_rgb(self.pictures.path(i))
+        hole = self._hole(rgb, grey, rng, failures)
+        if failures:
+            raise UserError(failures[0])
+        return *self._image_and_prior(rgb, geometry.centre_square(*rgb.shape[:2]), prior, rng), hole
+
+    def require_readable(self) -> None:
+        """Read all files of a held-back part.
+
+        Raises:
+            UserError: names those that cannot be read, all together.
+        """
+        held_back = HeldBackFiles()
+        for i in tqdm(range(len(self.pictures)), desc='held-back pictures', unit='image', disable=None):
+            held_back.read(images.load_rgb, self.pictures.path(i))
+            held_back.read(self.read_mask, i)
+            held_back.read(self.read_prior, i, np.random.default_rng([i, 3]))
+        if self.mask_type == RANDOM_FILE:
+            for i in range(len(self.mask_files)):
+                held_back.read(self.mask_files.load, i)
+        held_back.require_all()
+
+    def read_mask(self, i: int) -> np.ndarray | None:
+        """The grey levels of a picture's own mask file; None when it has none."""
+        return self.mask_files.load(self.mask_numbers[i]) if self.mask_type == PAIRED_FILE else None
+
+    def read_prior(self, i: int, rng: np.random.Generator) -> np.ndarray | None:
+        """One of a picture's sampled priors (P, P, 3) uint8; None when they are degraded pictures."""
+        if self.prior_folders is None:
+            return None
+        own = priors_of(self.prior_folders, self.pictures, i)
+        return images.load_rgb(own[int(rng.integers(len(own)))])
+
+    def _image_and_prior(self, rgb: np.ndarray, box: geometry.Box, prior: np.ndarray | None,
+                         rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """A part of a picture and its prior, both (S, S, 3) uint8."""
+        config = self.config
+        rgb = np.ascontiguousarray(geometry.cut(rgb, box))
+        if prior is None:
+            prior = degrade(rgb, self.centres, config.prior_size, config.use_degradation_2,
+                            config.prior_random_degree, rng)
+        return tuple(images.bicubic(pixels, config.image_size, config.image_size) for pixels in (rgb, prior))
+
     def _hole(self, rgb: np.ndarray, grey: np.ndarray | None, rng: np.random.Generator,
               failures: list[str]) -> np.ndarray:
+        size = self.config.image_size
         if self.mask_type == BLOCK:
-            return masks.block(rng, self.image_size)
+            return masks.block(rng, size)
         if self.mask_type == STROKES:
             hole = masks.strokes(rng)
         elif self.mask_type == RANDOM_FILE:
-            grey = read_or_replace(len(self.mask_files), int(rng.integers(len(self.mask_files))), rng,
-                                   lambda i: masks.load(self.mask_files.path(i)), failures)
-            hole = grey > geometry.HOLE_LEVEL
+            hole = self.mask_files.draw(rng, failures)
         else:
             _, hole = geometry.hole_in(grey, *rgb.shape[:2], 'crop')
-        return geometry.touched(hole, self.image_size, self.image_size)
+        return geometry.touched(hole, size, size)
 
 
 @dataclass(frozen=True)
@@ -104,13 +156,14 @@ class TrainingBatches:
     """Batches of stage 2: images (B, S, S, 3) uint8, priors (B, S, S, 3) uint8, holes (B, S, S) bool."""
 
     source: Source
-    order: EpochSampler
+    epoch_sampler: EpochSampler
     crop_scale: float
 
     def __call__(self, step: int) -> tuple[tuple[np.ndarray, ...], list[str]]:
+        """The batch of a step, and lines of unreadable files."""
         failures: list[str] = []
-        batch = [self.source.example(number, rng, self.crop_scale, True, failures)
-                 for number, _, rng in self.order.places(step)]
+        batch = [self.source.training_example(number, rng, self.crop_scale, failures)
+                 for number, rng in self.epoch_sampler.examples(step)]
         return tuple(np.stack(part) for part in zip(*batch, strict=True)), failures
 
 
@@ -121,16 +174,19 @@ def as_network_input(image: np.ndarray, prior: np.ndarray, hole: np.ndarray) -> 
     return channels_first(image), channels_first(prior), hole[:, None].astype(np.float32)
 
 
-def rim_weights(hole: np.ndarray, weight: float) -> np.ndarray:
-    """How often each pixel counts: bool (B, S, S) -> float32 (B, 1, S, S), 1 outside the hole.
+def boundary_weights(hole: np.ndarray, weight: float) -> np.ndarray:
+    """How often each pixel counts in the L1 loss: bool (B, S, S) -> float32 (B, 1, S, S), 1 outside the hole.
 
     Inside ``1 + weight * exp(-(d - 1) / 2.5)``, d pixels from the nearest known one: what joins the known pixels can be
     told from them, and is what the eye sees.
+
+    Args:
+        weight: ``--rim_weight``.
     """
     if not weight:
         return np.ones((len(hole), 1, *hole.shape[1:]), np.float32)
     distances = np.stack([cv2.distanceTransform(one.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5) for one in hole])
-    return np.where(hole, 1 + weight * np.exp(-(distances - 1) / _RIM), 1).astype(np.float32)[:, None]
+    return np.where(hole, 1 + weight * np.exp(-(distances - 1) / _BOUNDARY_REACH), 1).astype(np.float32)[:, None]
 
 
 def published_view(rgb: np.ndarray, grey: np.ndarray, geometry_name: str,

@@ -1,4 +1,4 @@
-"""Priors for training, made from the original picture where stage 1 has not sampled any."""
+"""Priors for training, made from the original pictures where stage 1 has not sampled any."""
 from __future__ import annotations
 
 import cv2

@@ -1,4 +1,4 @@
-"""The trained generator as a plain function of pictures."""
+"""The trained generator as a function of pictures."""
 from __future__ import annotations
 
 import mindspore as ms
@@ -6,17 +6,17 @@ import numpy as np
 from mindspore import nn
 
 from Guided_Upsample.datasets.dataset import as_network_input
-from Guided_Upsample.models.config import Architecture
+from Guided_Upsample.models.config import GeneratorConfig
 from Guided_Upsample.models.networks import Generator
 from ict import checkpoint
 from ict.device import precision
 
 
-def load(found: checkpoint.Checkpoint, shape: Architecture) -> Generator:
-    """The generator with a checkpoint's weights; they are in memory once."""
+def load(weights: checkpoint.Checkpoint, config: GeneratorConfig) -> Generator:
+    """The generator with a checkpoint's weights, which are in memory once."""
     with nn.utils.no_init_parameters():
-        net = Generator(shape.residual_blocks, shape.base_channels, shape.padding)
-    checkpoint.load_into(net, found)
+        net = Generator(config.residual_blocks, config.base_channels, config.padding)
+    checkpoint.load_into(net, weights)
     net.set_train(False)
     return net
 
@@ -25,12 +25,12 @@ class Inpainter:
     """Paints holes: 8-bit pictures in, completed float pictures out.
 
     Args:
-        rows: pictures in one forward pass, the compiled shape; more than one fills a GPU, and on a CPU gains nothing
-            and would round differently.
+        batch_size: pictures in one forward pass, the compiled shape. More than one fills a GPU; on a CPU it gains
+            nothing and would round differently.
     """
 
-    def __init__(self, generator: Generator, rows: int, amp_level: str = 'O0') -> None:
-        self.generator, self.rows = precision.mixed_precision(generator, amp_level), rows
+    def __init__(self, generator: Generator, batch_size: int, amp_level: str = 'O0') -> None:
+        self.generator, self.batch_size = precision.mixed_precision(generator, amp_level), batch_size
         net = self.generator
 
         @ms.jit  # under msrun a cell that is called by itself would bring back the weights of its first call
@@ -38,6 +38,12 @@ class Inpainter:
             return net(images, edges, masks)
 
         self.forward = forward
+
+    @classmethod
+    def from_checkpoint(cls, weights: checkpoint.Checkpoint, config: GeneratorConfig, batch_size: int,
+                        amp_level: str = 'O0') -> Inpainter:
+        """The generator of a checkpoint, see ``load``."""
+        return cls(load(weights, config), batch_size, amp_level)
 
     def __call__(self, images: np.ndarray, priors: np.ndarray, holes: np.ndarray) -> np.ndarray:
         """images, priors (B, S, S, 3) uint8, holes (B, S, S) bool -> (B, S, S, 3) float32 in [0, 1].
@@ -47,12 +53,12 @@ class Inpainter:
         return np.where(holes[..., None], self.everywhere(images, priors, holes), images / np.float32(255))
 
     def everywhere(self, images: np.ndarray, priors: np.ndarray, holes: np.ndarray) -> np.ndarray:
-        """The same before known pixels are put back."""
+        """The generator's output: the same before known pixels are put back."""
         inputs = as_network_input(images, priors, holes)
-        parts = []
-        for start in range(0, len(images), self.rows):
-            count = min(self.rows, len(images) - start)
-            part = start + np.arange(self.rows) % count  # a short batch is filled up and cut again
+        outputs = []
+        for start in range(0, len(images), self.batch_size):
+            count = min(self.batch_size, len(images) - start)
+            part = start + np.arange(self.batch_size) % count  # a short batch is filled up and cut again
             output = self.forward(*[ms.Tensor(x[part]) for x in inputs])
-            parts.append(output.asnumpy()[:count].astype(np.float32, copy=False))
-        return np.concatenate(parts).transpose(0, 2, 3, 1)
+            outputs.append(output.asnumpy()[:count].astype(np.float32, copy=False))
+        return np.concatenate(outputs).transpose(0, 2, 3, 1)

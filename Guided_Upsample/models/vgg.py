@@ -4,6 +4,8 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import nn
 
+from ict import checkpoint
+
 # Convolutions of each stage; every stage but the first begins with a 2 x 2 max pooling.
 STAGES = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))
 
@@ -35,3 +37,13 @@ class VGG19(nn.Cell):
             x = layer(x)
             maps = (*maps, x)
         return maps
+
+
+def load(weights: checkpoint.Checkpoint) -> VGG19:
+    """The network with these weights, frozen."""
+    net = VGG19()
+    checkpoint.load_into(net, weights)
+    net.set_train(False)
+    for parameter in net.get_parameters():
+        parameter.requires_grad = False
+    return net

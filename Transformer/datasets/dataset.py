@@ -5,12 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from ict.data import geometry, images, masks
 from ict.data.codebook import Tokenizer
 from ict.data.pairs import Listing
 from ict.training.epoch_sampler import EpochSampler
-from ict.training.loader import read_or_replace
+from ict.training.loader import HeldBackFiles, read_or_replace
+from ict.training.mask_files import MaskFiles
 
 
 @dataclass(frozen=True)
@@ -18,25 +20,27 @@ class TrainingBatches:
     """Batches of stage 1: a random square crop, flipped half the time, as tokens; a mask over them.
 
     Attributes:
-        crop_scale: the crop's side is between this share of the shorter side and all of it.
         mask_files: masks to draw from, or None for random strokes.
+        crop_scale: the crop's side is between this share of the shorter side and all of it.
     """
 
     pictures: Listing
-    mask_files: Listing | None
-    quantise: Tokenizer
+    mask_files: MaskFiles | None
+    tokenizer: Tokenizer
     prior_size: int
-    order: EpochSampler
+    epoch_sampler: EpochSampler
     crop_scale: float
 
     def __call__(self, step: int) -> tuple[tuple[np.ndarray, ...], list[str]]:
-        """tokens (B, T) int32 and mask (B, T) float32, 1 = missing, of a step."""
+        """(tokens (B, T) int32, masks (B, T) float32 with 1 = missing) of a step, and lines of unreadable files."""
         failures: list[str] = []
-        batch = [self._one(number, rng, failures) for number, _, rng in self.order.places(step)]
-        tokens, hole = zip(*batch, strict=True)
-        return (np.stack(tokens), np.stack(hole)), failures
+        batch = [self._example(number, rng, failures) for number, rng in self.epoch_sampler.examples(step)]
+        tokens, holes = zip(*batch, strict=True)
+        return (np.stack(tokens), np.stack(holes)), failures
 
-    def _one(self, number: int, rng: np.random.Generator, failures: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    def _example(self, number: int, rng: np.random.Generator,
+                 failures: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        # A random crop of the picture.
         rgb = read_or_replace(len(self.pictures), number, rng,
                               lambda i: images.load_rgb(self.pictures.path(i)), failures)
         side = max(1, round(min(rgb.shape[:2]) * rng.uniform(self.crop_scale, 1.0)))
@@ -45,32 +49,40 @@ class TrainingBatches:
         if rng.random() < 0.5:
             rgb = rgb[:, ::-1]
         small = images.shrink(np.ascontiguousarray(rgb), self.prior_size)
-        if self.mask_files is None:
-            hole = masks.strokes(rng)
-        else:
-            grey = read_or_replace(len(self.mask_files), int(rng.integers(len(self.mask_files))), rng,
-                                   lambda i: masks.load(self.mask_files.path(i)), failures)
-            hole = grey > geometry.HOLE_LEVEL
-        hole = geometry.touched(hole, self.prior_size, self.prior_size)
-        return self.quantise(small).reshape(-1), hole.reshape(-1).astype(np.float32)
+
+        # A random mask.
+        hole = masks.strokes(rng) if self.mask_files is None else self.mask_files.draw(rng, failures)
+        return self.tokenizer(small).reshape(-1), _as_tokens(hole, self.prior_size)
 
 
-def validation_set(pictures: Listing, mask_files: Listing | None, mask_numbers: list[int] | None,
-                   quantise: Tokenizer, prior_size: int) -> tuple[np.ndarray, np.ndarray]:
+def _as_tokens(hole: np.ndarray, prior_size: int) -> np.ndarray:
+    """A hole (H, W) bool as (T,) float32, 1 = missing."""
+    return geometry.touched(hole, prior_size, prior_size).reshape(-1).astype(np.float32)
+
+
+def validation_set(pictures: Listing, mask_files: MaskFiles | None, mask_numbers: list[int] | None,
+                   tokenizer: Tokenizer, prior_size: int) -> tuple[np.ndarray, np.ndarray]:
     """tokens (N, T) int32 and masks (N, T) float32 of held-back pictures, always the same.
 
-    Each picture's middle square; its own mask, or strokes that depend on its place in the list alone.
+    Each picture's middle square with its own mask; without mask files, with strokes that depend on its number alone.
+
+    Raises:
+        UserError: names the files that cannot be read, all together.
     """
-    tokens, holes = [], []
-    for i in range(len(pictures)):
-        rgb = images.load_rgb(pictures.path(i))
+    tokens, holes, held_back = [], [], HeldBackFiles()
+    for i in tqdm(range(len(pictures)), desc='held-back pictures', unit='image', disable=None):
+        rgb = held_back.read(images.load_rgb, pictures.path(i))
+        grey = held_back.read(mask_files.load, mask_numbers[i]) if mask_files is not None else None
+        if held_back.failures:
+            continue
         square = geometry.cut(rgb, geometry.centre_square(*rgb.shape[:2]))
-        tokens.append(quantise(images.shrink(square, prior_size)).reshape(-1))
-        if mask_files is None:
+        tokens.append(tokenizer(images.shrink(square, prior_size)).reshape(-1))
+        if grey is None:
             hole = masks.strokes(np.random.default_rng([i, 3]))
         else:
-            _, hole = geometry.hole_in(masks.load(mask_files.path(mask_numbers[i])), *rgb.shape[:2], 'crop')
-        holes.append(geometry.touched(hole, prior_size, prior_size).reshape(-1).astype(np.float32))
+            _, hole = geometry.hole_in(grey, *rgb.shape[:2], 'crop')
+        holes.append(_as_tokens(hole, prior_size))
+    held_back.require_all()
     return np.stack(tokens), np.stack(holes)
 
 

@@ -10,7 +10,10 @@ from ict.checkpoint import Checkpoint
 from ict.device import parallel
 from ict.errors import UserError
 from ict.log import log
+from ict.training.losses import Loss
 
+# A loss is a function of that name in loss.py and an entry here.
+LOSSES = (Loss('nll'),)
 DEFAULT_HEADS = 8
 LAYER_NORM_EPSILON = 1e-5
 # (n_layer, n_embd, prior_size) -> (name, n_head, GELU_2) of the published models.

@@ -1,4 +1,4 @@
-"""What a training keeps: weights, and the state that an exact resume needs, in one commit point."""
+"""Checkpoints of a training: weights, and the state that an exact resume needs, committed together."""
 from __future__ import annotations
 
 import json
@@ -17,23 +17,24 @@ from ict.log import log
 if TYPE_CHECKING:
     from mindspore import nn
 
-# Options that a training's course doesn't depend on, depends on otherwise (the batch through the total of all ranks,
-# the palette through its colours), or that name files, which may have moved (the pictures' number is compared).
+# Ignored when the settings of a resume are compared: options without effect on the result, options that are compared
+# in another form (the total batch of all ranks, the palette's digest), and paths, since files may have moved (the
+# number of pictures is compared).
 NOT_COMPARED = ('ckpt_path', 'save_path', 'device_id', 'device_target', 'num_workers', 'log_every', 'save_every',
                'val_path', 'val_mask', 'val_every', 'kmeans', 'distributed', 'batch_size', 'recompute', 'init')
 
 
 @dataclass
 class Progress:
-    """Where a training is; goes into its state.
+    """How far a training is; saved in its state.
 
     Attributes:
         step: optimizer steps done.
-        best: the best score so far (lower is better); best_by: what is scored, see ``Plan``.
-        sums, count: of the running means of this epoch, which the console shows.
-        log_sums, log_count: of the steps since the last row of the log.
-        window_sum, window_count: of the published rule for 'best', since the last save.
-        unreadable: lines of pictures that were skipped.
+        best, best_by: the best score so far (lower is better), and what is scored, see ``LoopConfig``.
+        sums, count: running sums of this epoch's metrics, whose means the console shows.
+        log_sums, log_count: the same for the steps since the last row of the log.
+        window_sum, window_count: the same for the score of the published rule for 'best', since the last save.
+        unreadable: a line for each file that was skipped.
     """
 
     step: int = 0
@@ -48,10 +49,57 @@ class Progress:
     window_count: int = 0
     unreadable: list[str] = field(default_factory=list)
 
+    def add_step(self, metrics: dict[str, float], score: float, steps_per_epoch: int) -> None:
+        """Count an optimizer step with its metrics and its score (lower is better)."""
+        if self.step % steps_per_epoch == 0:
+            self.sums, self.count = {}, 0
+        self.step += 1
+        self.count += 1
+        self.log_count += 1
+        self.window_count += 1
+        self.window_sum += score
+        for name, value in metrics.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.log_sums[name] = self.log_sums.get(name, 0.0) + value
+
+    def epoch_means(self) -> dict[str, float]:
+        """Means of this epoch's metrics so far."""
+        return {name: total / self.count for name, total in self.sums.items()}
+
+    def take_log_means(self) -> dict[str, float]:
+        """Means of the metrics since they were last taken."""
+        means = {name: total / self.log_count for name, total in self.log_sums.items()}
+        self.log_sums, self.log_count = {}, 0
+        return means
+
+    def take_window_mean(self) -> float:
+        """Mean score since it was last taken."""
+        mean = self.window_sum / self.window_count
+        self.window_sum, self.window_count = 0.0, 0
+        return mean
+
+
+@dataclass(frozen=True)
+class StartingPoint:
+    """What a training begins with.
+
+    Attributes:
+        weights: the checkpoint of each network, by the name of its files; a network without one starts anew.
+        state: the state that an exact resume needs; None: weights only.
+    """
+
+    weights: dict[str, checkpoint.Checkpoint] = field(default_factory=dict)
+    state: checkpoint.Checkpoint | None = None
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps already done."""
+        return self.state.metadata['progress']['step'] if self.state is not None else 0
+
 
 @dataclass
 class TrainedNetwork:
-    """A trained network: its parameters, its optimizer's, and what its checkpoints record."""
+    """A network with its optimizer, and the metadata of its checkpoints."""
 
     net: nn.Cell
     optimizer: nn.Optimizer
@@ -68,17 +116,39 @@ class TrainedNetwork:
 class Checkpointer:
     """Writes ``latest`` and ``best`` checkpoints and the state that an exact resume needs.
 
-    One save is one commit point: everything is written beside first, and the state, which holds the weights too, is
-    renamed before the exported weights. A resume reads the state alone. A kill between the renames of two ``best``
-    files leaves a pair of two steps, which their records tell and which is refused.
+    One save is one commit point: all files are written under temporary names first, and the state, which holds the
+    weights too, is renamed before the exported weights. A resume reads the state alone. A kill between the renames of
+    two ``best`` files leaves files of two steps; their metadata tells so, and the pair is refused.
+
+    Args:
+        networks: by the name of their files; the first name is also that of the state and the log.
+        settings: what a resume is compared with.
+        centres: the palette, (V, 3) float32 in [-1, 1].
+        extra: further parameters of the training, by name.
     """
 
     def __init__(self, folder: Path, networks: dict[str, TrainedNetwork], settings: dict[str, Any],
-                 colours: np.ndarray | None, extra: dict[str, Any] | None = None) -> None:
-        self.folder, self.networks, self.settings, self.colours = folder, networks, settings, colours
-        self.extra = extra or {}  # further parameters of the training, by name
-        self.name = next(iter(networks))  # of its files
+                 centres: np.ndarray | None, extra: dict[str, Any] | None = None) -> None:
+        self.folder, self.networks, self.settings, self.centres = folder, networks, settings, centres
+        self.extra = extra or {}
+        self.name = next(iter(networks))
         self.state = folder / state_name(self.name)
+
+    def start(self, point: StartingPoint, last_step: int) -> Progress:
+        """Set weights and moments to those of a starting point, and say so in a line."""
+        if point.state is not None:
+            log_changes(point.state.metadata['settings'], self.settings)
+            progress = self.restore(point.state)
+            log(f'resuming at step {progress.step} of {last_step}')
+            return progress
+        for name, weights in point.weights.items():
+            checkpoint.load_into(self.networks[name].net, weights)
+        if point.weights:
+            first = next(iter(point.weights.values()))
+            anew = ''.join(f'; the {network.metadata["network"].lower()} starts anew'
+                           for name, network in self.networks.items() if name not in point.weights)
+            log(f'{first.path}: weights only, from step 0 (no training state beside it){anew}')
+        return Progress()
 
     def save(self, progress: Progress) -> None:
         """The latest weights and state."""
@@ -86,25 +156,25 @@ class Checkpointer:
         for name, network in self.networks.items():
             tensors |= {f'{name}/weights/{k}': v for k, v in network.weights().items()}
             tensors |= {f'{name}/moments/{k}': v for k, v in network.moments().items()}
-        record = {'network': 'state', 'progress': vars(progress), 'settings': self.settings,
-                  'networks': {name: network.metadata for name, network in self.networks.items()}}
-        self._write('latest', progress, [(self.state, tensors, record, None)])
+        metadata = {'network': 'state', 'progress': vars(progress), 'settings': self.settings,
+                    'networks': {name: network.metadata for name, network in self.networks.items()}}
+        self._write('latest', progress, [(self.state, tensors, metadata, None)])
         progress.previous_save = progress.step
 
     def save_best(self, progress: Progress) -> None:
-        """The weights as they are now, as the best."""
+        """The current weights as the best."""
         self._write('best', progress, [])
 
     def _write(self, which: str, progress: Progress, first: list) -> None:
         jobs = first + [(self.folder / f'{name}_{which}.ckpt', network.weights(),
-                         {**network.metadata, 'step': progress.step, 'settings': self.settings}, self.colours)
+                         {**network.metadata, 'step': progress.step, 'settings': self.settings}, self.centres)
                         for name, network in self.networks.items()]
         temporaries = []
         try:
-            for i, (path, tensors, record, colours) in enumerate(jobs):
+            for i, (path, tensors, metadata, centres) in enumerate(jobs):
                 temporary = path.with_name(f'{files.TEMPORARY}{os.getpid()}-{i}.ckpt')
                 temporaries.append(temporary)
-                checkpoint.save(temporary, tensors, record, colours)
+                checkpoint.save(temporary, tensors, metadata, centres)
             for temporary in temporaries:
                 files.flush(temporary)
             for temporary, (path, *_) in zip(temporaries, jobs, strict=True):
@@ -117,7 +187,7 @@ class Checkpointer:
                 temporary.unlink(missing_ok=True)
 
     def broken(self) -> str:
-        """Name of a weight that is not finite, '' when all are."""
+        """Name of a weight that is not finite; '' when all are finite."""
         for network in self.networks.values():
             for name, weight in network.weights().items():
                 if not np.isfinite(weight.asnumpy()).all():
@@ -125,7 +195,7 @@ class Checkpointer:
         return ''
 
     def restore(self, state: checkpoint.Checkpoint) -> Progress:
-        """Set everything from a state; a loss scale only where both have one (--amp_level may change)."""
+        """Set all parameters from a state; a loss scale only where both have one (--amp_level may change)."""
         import mindspore as ms
         scale = {f'extra/{name}': p for name, p in self.extra.items()}
         targets = {name: p for name, p in scale.items() if name in state.entries}
@@ -167,7 +237,7 @@ def find_state(weights: Path) -> checkpoint.Checkpoint | None:
 
 
 def require_free(folder: Path, network: str, state: checkpoint.Checkpoint | None, resume_from: Path) -> None:
-    """A UserError where a training would write over another one than it continues; names ``resume_from``."""
+    """Raises a UserError where a training would overwrite another one than it continues; names ``resume_from``."""
     there = folder / state_name(network)
     if not os.path.isfile(there) or (state is not None and os.path.samefile(state.path, there)):
         return
@@ -177,22 +247,31 @@ def require_free(folder: Path, network: str, state: checkpoint.Checkpoint | None
 
 
 def weights_in(state: checkpoint.Checkpoint, network: str) -> checkpoint.Checkpoint:
-    """A network's weights as its state has them, for when a kill left no file of their own."""
-    start = f'{network}/weights/'
-    entries = {name.removeprefix(start): entry for name, entry in state.entries.items() if name.startswith(start)}
-    record = state.metadata.get('networks', {}).get(network, {})
-    return checkpoint.Checkpoint(state.path, entries, record.get('network'), record, None)
+    """A network's weights as the state has them, for when a kill left no file of their own."""
+    prefix = f'{network}/weights/'
+    entries = {name.removeprefix(prefix): entry for name, entry in state.entries.items() if name.startswith(prefix)}
+    metadata = state.metadata.get('networks', {}).get(network, {})
+    return checkpoint.Checkpoint(state.path, entries, metadata.get('network'), metadata, None)
 
 
 def log_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """A line when a resumed training has other settings, which makes it no exact continuation."""
+    """A line when a resumed training has other settings, so that it is no exact continuation.
+
+    A setting that only one of the two knows is not a change.
+    """
     changed = [f'{key} {before[key]} -> {now[key]}' for key in sorted(before.keys() & now.keys())
-               if before[key] != now[key]]  # a setting that only one of them knows is no change of it
+               if before[key] != now[key]]
     if changed:
         log('resuming with other settings, so not an exact continuation: ' + ', '.join(changed))
 
 
-def compared_settings(args: Any, without: tuple[str, ...], last_step: int) -> dict[str, Any]:
-    """The options that a training's course depends on, as JSON values; on its end only a cosine depends."""
-    settings = {k: v for k, v in sorted(vars(args).items()) if k not in without}
-    return json.loads(json.dumps(settings | ({'last_step': last_step} if args.lr_schedule == 'cosine' else {})))
+def compared_settings(options: dict[str, Any], ignored: tuple[str, ...], last_step: int) -> dict[str, Any]:
+    """The settings that the result of a training depends on, as JSON values.
+
+    Args:
+        options: all options by name.
+        ignored: those that are left out.
+        last_step: compared for a cosine schedule only, which ends there.
+    """
+    settings = {name: value for name, value in sorted(options.items()) if name not in ignored}
+    return json.loads(json.dumps(settings | ({'last_step': last_step} if options['lr_schedule'] == 'cosine' else {})))

@@ -1,4 +1,4 @@
-"""Which pictures a training step takes, whatever the number of workers, ranks or resumes."""
+"""The order in which a training sees its pictures."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class EpochSampler:
-    """Which picture is where in a training, whatever the number of workers, ranks or resumes.
+    """Which pictures a training step takes; the same for any number of workers, ranks and resumes.
 
-    A step takes ``batch_size`` pictures on each of ``ranks`` ranks; every epoch has its own permutation, whose last
-    step is filled up from its beginning, since a network is compiled for one size of batch.
+    A step takes ``batch_size`` pictures on each of ``ranks`` ranks. Every epoch has its own permutation; its last step
+    is filled up from its beginning, since a network is compiled for one batch size.
     """
 
     n_pictures: int
@@ -29,13 +29,13 @@ class EpochSampler:
     def steps_per_epoch(self) -> int:
         return -(-self.n_pictures // self.pictures_per_step)
 
-    def places(self, step: int) -> list[tuple[int, int, np.random.Generator]]:
-        """(picture number, place in the epoch, its random generator) for this rank's part of a step (from 0)."""
-        epoch, within = divmod(step, self.steps_per_epoch)
+    def examples(self, step: int) -> list[tuple[int, np.random.Generator]]:
+        """(picture number, random generator of its crop and mask) for this rank's part of a step (from 0)."""
+        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         permutation = _permutation(self.n_pictures, self.seed, epoch)
-        first = within * self.pictures_per_step + self.rank * self.batch_size
-        return [(int(permutation[place % self.n_pictures]), place, np.random.default_rng([self.seed, 2, epoch, place]))
-                for place in range(first, first + self.batch_size)]
+        first = step_in_epoch * self.pictures_per_step + self.rank * self.batch_size
+        return [(int(permutation[i % self.n_pictures]), np.random.default_rng([self.seed, 2, epoch, i]))
+                for i in range(first, first + self.batch_size)]
 
 
 @lru_cache(maxsize=2)

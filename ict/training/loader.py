@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -16,9 +17,12 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
+from ict.device import parallel
 from ict.errors import UserError
 
-MOST_UNREADABLE = 0.01
+MOST_UNREADABLE, ALWAYS_TOLERATED = 0.01, 3  # a share of the pictures, a number of files; more than both stops a run
+_NAMED = 3  # of the held-back files that cannot be read
+_BINS = 1 << 16  # in which the ranks count together what each has met
 
 
 class Dataset(Protocol):
@@ -37,7 +41,30 @@ def read_or_replace(n_pictures: int, wanted: int, rng: np.random.Generator, read
         except UserError as error:
             failures.append(str(error))
             wanted = int(rng.integers(n_pictures))
-    raise UserError('100 images drawn one after another were unreadable; the last: ' + failures[-1])
+    raise UserError('100 files drawn one after another were unreadable; the last: ' + failures[-1])
+
+
+class HeldBackFiles:
+    """Reads files of a held-back part, all of which are needed, and names those that cannot be read together."""
+
+    def __init__(self) -> None:
+        self.failures: dict[str, None] = {}  # each line once, in order
+
+    def read(self, read: Callable[..., Any], *args: Any) -> Any:
+        """``read(*args)``, or None when that raises a UserError."""
+        try:
+            return read(*args)
+        except UserError as error:
+            self.failures[str(error)] = None
+            return None
+
+    def require_all(self) -> None:
+        """Raises a UserError when a file could not be read."""
+        if self.failures:
+            count = len(self.failures)
+            more = '; ...' if count > _NAMED else ''
+            raise UserError(f'held-back files that cannot be read: {count} ({"; ".join(list(self.failures)[:_NAMED])}'
+                            f'{more}); mend or remove them')
 
 
 _dataset: Dataset | None = None
@@ -110,20 +137,38 @@ class DataLoader:
 
 
 class Unreadable:
-    """Counts and names the unreadable pictures that this rank has met; more than 1 % on all ranks stops the run."""
+    """Counts and names the unreadable files that this rank has met.
+
+    More than 1 % of the pictures and more than 3 files, on all ranks together, stop the run.
+    """
 
     def __init__(self, n_pictures: int) -> None:
         self.n_pictures = n_pictures
         self.seen: set[str] = set()
+        self.checked = 0
 
     def add(self, failures: list[str]) -> None:
+        """Note the lines of a step; those that are new are said."""
         for line in failures:
             if line not in self.seen:
                 self.seen.add(line)
                 tqdm.write(f'skipped ({len(self.seen)} so far): {line}', file=sys.stderr)
 
-    def check(self, count: int) -> None:
-        """Stop when ``count`` on all ranks together is too many."""
-        if count > MOST_UNREADABLE * self.n_pictures:
-            raise UserError(f'{count} of {self.n_pictures} images are unreadable, more than 1 %; '
-                            f'mend or remove them: {min(self.seen, default="see the other ranks")}')
+    def check(self) -> None:
+        """Raises a UserError when there are too many; all ranks call it together."""
+        limit = max(ALWAYS_TOLERATED, MOST_UNREADABLE * self.n_pictures)
+        count = parallel.sum_over_ranks(len(self.seen))
+        if count <= limit or count == self.checked:
+            return
+        self.checked = count
+        count = min(count, self._different_on_all_ranks())
+        if count > limit:
+            raise UserError(f'{count} files of {self.n_pictures} pictures are unreadable, more than 1 %; mend or '
+                            f'remove them: {min(self.seen, default="see the other ranks")}')
+
+    def _different_on_all_ranks(self) -> int:
+        """How many files the ranks have met, one that several met counted once (about, where there are thousands)."""
+        bins = [False] * _BINS
+        for line in self.seen:
+            bins[zlib.crc32(os.fsencode(line)) % _BINS] = True
+        return sum(parallel.on_any_rank(bins))

@@ -6,9 +6,9 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from tqdm import tqdm
@@ -23,6 +23,59 @@ from ict.training.train_log import TrainLog
 
 if TYPE_CHECKING:
     from ict.data.pairs import Listing
+    from ict.training.mask_files import MaskFiles
+
+Arrays = tuple[np.ndarray, ...]
+BY_TRAINING = 'training'  # what decides 'best' without validation
+
+
+class Trainer(Protocol):
+    """A stage's network and losses as the loop sees them."""
+
+    def take_step(self, step: int, arrays: Arrays) -> dict[str, float]:
+        """One optimizer step, numbered from 0 -> its metrics, which must be finite."""
+
+    def score(self, metrics: dict[str, float]) -> float:
+        """A step's score by the published rule for 'best', used without validation; lower is better."""
+
+    def current_loss(self, arrays: Arrays) -> float:
+        """A loss of the current weights; must be finite before anything is saved."""
+
+    def validate(self, step: int) -> tuple[float, dict[str, float]]:
+        """After so many steps: a score (lower is better) and metrics of the held-back part."""
+
+    def progress_line(self, epoch: int, steps: int, means: dict[str, float]) -> str:
+        """The published line for an epoch (from 0) after so many of its steps, with the epoch's means."""
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How long and how often; steps are optimizer steps.
+
+    Attributes:
+        val_every: steps from one validation to the next; 0: there is nothing to validate on.
+        best_by: what decides 'best', so that scores of different things are never compared.
+    """
+
+    last_step: int
+    log_every: int
+    save_every: int
+    val_every: int
+    best_by: str
+
+
+def best_by(pictures: Listing, mask_files: MaskFiles | None) -> str:
+    """What decides 'best' in a validation: its pictures and masks by name."""
+    content = [_ids(pictures)]
+    if mask_files is not None:
+        content.append(_ids(mask_files.listing))
+        if mask_files.invert or mask_files.dilate:
+            content.append([str(mask_files.invert), str(mask_files.dilate)])
+    return f'{len(pictures)} pictures {hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]}'
+
+
+def _ids(listing: Listing) -> list[str]:
+    return [listing.id(i) for i in range(len(listing))]
 
 
 class StopRequest:
@@ -45,144 +98,140 @@ class StopRequest:
         self.signal = number
 
 
-@dataclass(frozen=True)
-class LoopConfig:
-    """How long and how often; steps are optimizer steps.
-
-    Attributes:
-        console: the published line for (epoch from 0, steps done in the epoch, running means of the epoch).
-        best_of: the figure whose window mean decides 'best' without validation, and its sign (+1: lower is better).
-        best_by: what decides 'best', so that scores of different things are never compared.
-    """
-
-    last_step: int
-    log_every: int
-    save_every: int
-    val_every: int
-    console: Callable[[int, int, dict[str, float]], str]
-    best_of: tuple[str, float]
-    best_by: str
-
-
-def best_by(held_back: Listing | None, held_masks: Listing | None) -> str:
-    """What decides 'best': the validation pictures and masks by name, or the training itself."""
-    if held_back is None:
-        return 'training'
-    names = [[listing.id(i) for i in range(len(listing))] for listing in (held_back, held_masks) if listing is not None]
-    return f'{len(held_back)} pictures {hashlib.sha256(json.dumps(names).encode()).hexdigest()[:12]}'
-
-
-def fit(plan: LoopConfig, order: EpochSampler, feeder: DataLoader,
-        take_step: Callable[[int, tuple[np.ndarray, ...]], dict[str, float]],
-        keeper: Checkpointer, progress: Progress, loss_of: Callable[[tuple[np.ndarray, ...]], float],
-        validate: Callable[[int], tuple[float, dict[str, float]]] | None) -> int:
-    """Train until ``plan.last_step``.
-
-    Args:
-        take_step: (step from 0, arrays) -> figures of the step; 'loss' and whatever else must be finite.
-        loss_of: arrays -> what the network as it is now makes of them; must be finite before anything is saved.
-        validate: steps done -> (score, lower is better; figures for the log).
+def fit(config: LoopConfig, trainer: Trainer, epoch_sampler: EpochSampler, data_loader: DataLoader,
+        checkpointer: Checkpointer, progress: Progress) -> int:
+    """Train from ``progress.step`` to ``config.last_step``.
 
     Returns:
         Exit status: 0, or 128 + the signal that asked for a stop.
 
     Raises:
-        UserError: a figure that is not finite, or too many unreadable pictures.
+        UserError: a metric or weight that is not finite, or too many unreadable files.
     """
-    train_log = TrainLog(keeper.folder, keeper.name, progress, parallel.is_writer())
-    unreadable = Unreadable(order.n_pictures)
-    if parallel.is_writer():
-        unreadable.seen.update(progress.unreadable)
-    if progress.best_by != plan.best_by:
-        if progress.best_by:
-            log(f"'best' is now decided by {plan.best_by}, before by {progress.best_by}: it starts anew")
-        progress.best, progress.best_by = math.inf, plan.best_by
-        progress.window_sum, progress.window_count = 0.0, 0
-    bar = tqdm(total=plan.last_step, initial=progress.step, unit='step', disable=None if parallel.is_writer() else True)
-    started = time.perf_counter()
+    run = _Run(config, trainer, epoch_sampler, checkpointer, progress)
+    bar = tqdm(total=config.last_step, initial=progress.step, unit='step',
+               disable=None if parallel.is_writer() else True)
     with StopRequest() as stop, bar:
-        for arrays, failures in _or_saved(feeder, keeper, progress):
-            unreadable.add(failures)
-            unreadable.check(parallel.sum_over_ranks(len(unreadable.seen)))
-            figures = parallel.mean_over_ranks(take_step(progress.step, arrays))
-            _require_finite(figures, progress.step + 1, progress)
-            _count(progress, figures, plan, order)
-            epoch, within = divmod(progress.step - 1, order.steps_per_epoch)
-            done = progress.step == plan.last_step
+        for arrays, failures in run.batches(data_loader):
+            run.note_unreadable(failures)
+            run.take_step(arrays)
             bar.update()
-            if progress.step % plan.log_every == 0 or within + 1 == order.steps_per_epoch or done:
-                means = {k: v / progress.count for k, v in progress.sums.items()}
-                if parallel.is_writer():
-                    tqdm.write(plan.console(epoch, within + 1, means))
-                train_log.add(progress.step, {'epoch': epoch,
-                                        **{k: v / progress.log_count for k, v in progress.log_sums.items()},
-                                        'seconds': time.perf_counter() - started})
-                progress.log_sums, progress.log_count = {}, 0
-            scored = validate is not None and (progress.step % plan.val_every == 0 or done)
-            asked = parallel.any_rank(bool(stop.signal))
-            saves = progress.step % plan.save_every == 0 or done or asked
-            if scored or saves:  # the figures above are of the weights before this step
-                weight = keeper.broken()
-                after = {weight: math.nan} if weight else {'loss': loss_of(arrays)}
-                _require_finite(parallel.mean_over_ranks(after), progress.step, progress)
-            if scored:
-                score, seen = validate(progress.step)
-                if parallel.is_writer():
-                    tqdm.write(f'step {progress.step}: ' + ', '.join(f'{k} {v:.5g}' for k, v in seen.items()))
-                train_log.add(progress.step, {'epoch': epoch, **seen, 'seconds': time.perf_counter() - started})
-                _keep_best(progress, score, keeper)
+
+            # What is due after this step.
+            done = progress.step == config.last_step
+            stopping = parallel.any_rank(bool(stop.signal))
+            logs = done or run.is_due(config.log_every) or progress.step % epoch_sampler.steps_per_epoch == 0
+            validates = config.val_every > 0 and (done or run.is_due(config.val_every))
+            saves = done or stopping or run.is_due(config.save_every)
+
+            if logs:
+                run.log_means()
+            if validates or saves:
+                run.require_finite_weights(arrays)
+            if validates:
+                run.validate()
             if saves:
-                if validate is None and (progress.step % plan.save_every == 0 or done):
-                    _keep_best(progress, progress.window_sum / progress.window_count, keeper)
-                    progress.window_sum, progress.window_count = 0.0, 0
-                progress.unreadable = sorted(unreadable.seen)
-                if parallel.is_writer():
-                    keeper.save(progress)
-                train_log.flush()
-            elif scored or progress.step % plan.log_every == 0:
-                train_log.flush()
-            if asked and not done:
-                parallel.wait_for_all(order.ranks > 1)  # msrun ends the others when one has left
-                log(f'stopped at step {progress.step}, saved in {keeper.folder}; --ckpt_path continues from there')
+                run.save(closes_window=done or run.is_due(config.save_every))
+            if validates or saves or run.is_due(config.log_every):
+                run.train_log.flush()
+            if stopping and not done:
+                parallel.wait_for_all(epoch_sampler.ranks > 1)  # msrun ends the others when one has left
+                log(f'stopped at step {progress.step}, saved in {checkpointer.folder}; --ckpt_path continues from '
+                    f'there')
                 return 128 + (stop.signal or signal.SIGTERM)
     return 0
 
 
-def _or_saved(feeder: DataLoader, keeper: Checkpointer,
-              progress: Progress) -> Iterator[tuple[tuple[np.ndarray, ...], list[str]]]:
-    """The feeder's batches; when it breaks, what was learnt is saved first."""
-    try:
-        yield from feeder
-    except WorkerDiedError:
-        if parallel.is_writer() and progress.step > progress.previous_save and not keeper.broken():
-            keeper.save(progress)
-        raise
+class _Run:
+    """The parts of the loop."""
 
-
-def _require_finite(figures: dict[str, float], step: int, progress: Progress) -> None:
-    wrong = {k: v for k, v in figures.items() if not math.isfinite(v)}
-    if wrong:
-        said = ', '.join(f'{k} is {v}' for k, v in wrong.items())
-        raise UserError(f'step {step}: {said}; stopped, the checkpoints of step {progress.previous_save} are whole; '
-                        f'try a lower learning rate or --clip_norm')
-
-
-def _count(progress: Progress, figures: dict[str, float], plan: LoopConfig, order: EpochSampler) -> None:
-    if progress.step % order.steps_per_epoch == 0:
-        progress.sums, progress.count = {}, 0
-    progress.step += 1
-    progress.count += 1
-    progress.log_count += 1
-    for key, value in figures.items():
-        progress.sums[key] = progress.sums.get(key, 0.0) + value
-        progress.log_sums[key] = progress.log_sums.get(key, 0.0) + value
-    key, sign = plan.best_of
-    progress.window_sum += sign * figures[key]
-    progress.window_count += 1
-
-
-def _keep_best(progress: Progress, score: float, keeper: Checkpointer) -> None:
-    if score < progress.best:
-        progress.best = score
+    def __init__(self, config: LoopConfig, trainer: Trainer, epoch_sampler: EpochSampler, checkpointer: Checkpointer,
+                 progress: Progress) -> None:
+        self.config, self.trainer, self.epoch_sampler = config, trainer, epoch_sampler
+        self.checkpointer, self.progress = checkpointer, progress
+        self.train_log = TrainLog(checkpointer.folder, checkpointer.name, progress, parallel.is_writer())
+        self.unreadable = Unreadable(epoch_sampler.n_pictures)
         if parallel.is_writer():
-            keeper.save_best(progress)
+            self.unreadable.seen.update(progress.unreadable)
+        self.started = time.perf_counter()
+        if progress.best_by != config.best_by:
+            if progress.best_by:
+                log(f"'best' is now decided by {config.best_by}, before by {progress.best_by}: it starts anew")
+            progress.best, progress.best_by = math.inf, config.best_by
+            progress.window_sum, progress.window_count = 0.0, 0
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the last step, from 0."""
+        return (self.progress.step - 1) // self.epoch_sampler.steps_per_epoch
+
+    def is_due(self, every: int) -> bool:
+        """Whether something is due that is done every so many steps."""
+        return self.progress.step % every == 0
+
+    def batches(self, data_loader: DataLoader) -> Iterator[tuple[Arrays, list[str]]]:
+        """The batches; when a worker dies, what was learnt is saved first."""
+        try:
+            yield from data_loader
+        except WorkerDiedError:
+            progress = self.progress
+            if parallel.is_writer() and progress.step > progress.previous_save and not self.checkpointer.broken():
+                self.checkpointer.save(progress)
+            raise
+
+    def note_unreadable(self, failures: list[str]) -> None:
+        """Name the files that could not be read; too many stop the run."""
+        self.unreadable.add(failures)
+        self.unreadable.check()
+
+    def take_step(self, arrays: Arrays) -> None:
+        """One optimizer step, with metrics that are the ranks' means."""
+        progress = self.progress
+        metrics = parallel.mean_over_ranks(self.trainer.take_step(progress.step, arrays))
+        self._require_finite(metrics, progress.step + 1)
+        progress.add_step(metrics, self.trainer.score(metrics), self.epoch_sampler.steps_per_epoch)
+
+    def log_means(self) -> None:
+        """The published line of progress, and a row of the log."""
+        if parallel.is_writer():
+            steps = (self.progress.step - 1) % self.epoch_sampler.steps_per_epoch + 1
+            tqdm.write(self.trainer.progress_line(self.epoch, steps, self.progress.epoch_means()))
+        self._add_row(self.progress.take_log_means())
+
+    def require_finite_weights(self, arrays: Arrays) -> None:
+        """Look at the current weights; the step's metrics are of those before it."""
+        weight = self.checkpointer.broken()
+        found = {weight: math.nan} if weight else {'loss': self.trainer.current_loss(arrays)}
+        self._require_finite(parallel.mean_over_ranks(found), self.progress.step)
+
+    def validate(self) -> None:
+        """Score the held-back part; keep the weights when they are the best so far."""
+        score, metrics = self.trainer.validate(self.progress.step)
+        if parallel.is_writer():
+            tqdm.write(f'step {self.progress.step}: ' + ', '.join(f'{k} {v:.5g}' for k, v in metrics.items()))
+        self._add_row(metrics)
+        self._keep_best(score)
+
+    def save(self, closes_window: bool) -> None:
+        """Save the latest weights and state; without validation also the best, when a window of steps is over."""
+        if not self.config.val_every and closes_window:
+            self._keep_best(self.progress.take_window_mean())
+        self.progress.unreadable = sorted(self.unreadable.seen)
+        if parallel.is_writer():
+            self.checkpointer.save(self.progress)
+
+    def _add_row(self, metrics: dict[str, float]) -> None:
+        self.train_log.add(self.progress.step, {'epoch': self.epoch, **metrics,
+                                                'seconds': time.perf_counter() - self.started})
+
+    def _keep_best(self, score: float) -> None:
+        if score < self.progress.best:
+            self.progress.best = score
+            if parallel.is_writer():
+                self.checkpointer.save_best(self.progress)
+
+    def _require_finite(self, metrics: dict[str, float], step: int) -> None:
+        wrong = ', '.join(f'{name} is {value}' for name, value in metrics.items() if not math.isfinite(value))
+        if wrong:
+            raise UserError(f'step {step}: {wrong}; stopped, the checkpoints of step {self.progress.previous_save} are '
+                            f'whole; try a lower learning rate or --clip_norm')

@@ -1,4 +1,4 @@
-"""The log of a training: a table and a picture of its curves."""
+"""The log of a training: a table, and its curves as a picture."""
 from __future__ import annotations
 
 import csv
@@ -23,7 +23,7 @@ class TrainLog:
                 self.rows = [row for row in csv.DictReader(stream) if int(row['step']) <= progress.step]
 
     def add(self, step: int, values: dict[str, float]) -> None:
-        """A row of figures of one step."""
+        """A row of metrics of one step."""
         self.rows.append({'step': str(step), **{k: f'{v:.6g}' for k, v in values.items()}})
 
     def flush(self) -> None:

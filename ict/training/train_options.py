@@ -9,13 +9,15 @@ from ict.options import positive
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that both training scripts have with the same defaults."""
+    """Add them to a script's own."""
     add = parser.add_argument
     options.add_device(parser)
     add('--kmeans', default='', help="palette (default: ./kmeans_centers.npy, else the repository's)")
     add('--seed', type=int, default=0, help='of data order, crops, masks and initial weights')
     add('--val_path', default='', help='held-back images, scored every --val_every steps; decide "best"')
     add('--val_mask', default='', help='their masks (default: fixed strokes)')
+    options.add_flag(parser, '--invert_mask', 'black is the hole in the mask files')
+    add('--dilate', type=int, default=0, help='grow the hole by so many mask pixels')
     add('--val_every', type=int, default=1000, help='steps from one validation to the next')
     add('--log_every', type=int, default=100, help='steps from one line to the next')
     add('--save_every', type=int, default=1000,
@@ -35,7 +37,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def check_options(args: argparse.Namespace) -> None:
     """Raises a UserError for values out of range."""
     positive(args, 'batch_size', 'val_every', 'log_every', 'save_every')
-    positive(args, 'num_workers', 'seed', 'warmup_steps', 'clip_norm', least=0)
+    positive(args, 'num_workers', 'seed', 'warmup_steps', 'clip_norm', 'dilate', least=0)
     require(0 <= args.beta1 < 1 and 0 <= args.beta2 < 1, '--beta1 and --beta2 must be at least 0 and below 1')
     require(0 < args.crop_scale <= 1, f'--crop_scale {args.crop_scale}: must be above 0 and at most 1')
     require(not args.val_mask or bool(args.val_path), '--val_mask: needs --val_path')

@@ -29,7 +29,8 @@ from ict.device import runtime
 from ict.errors import require
 from ict.options import positive
 from ict.runs import inputs
-from tests.benchmarks.benchmark import Columns, drawn_masks, machine, markdown, scene_of, write
+from tests.benchmarks.quality import drawn_masks, scene_of
+from tests.benchmarks.tables import Columns, machine, markdown, write
 from Transformer import infer as stage_1
 from Transformer.models import sampling
 

@@ -29,14 +29,17 @@ import numpy as np
 
 from Guided_Upsample import train as train_2
 from Guided_Upsample.datasets import dataset as data_2
+from Guided_Upsample.datasets import sources
 from ict import command, files, options
 from ict.command import run
 from ict.data import codebook
 from ict.device import runtime
 from ict.errors import require
 from ict.options import positive
-from ict.training import epoch_sampler, loader
-from tests.benchmarks.benchmark import Columns, Row, machine, markdown, memory_mb, write
+from ict.training import loader
+from ict.training.epoch_sampler import EpochSampler
+from tests.benchmarks.clock import memory_mb
+from tests.benchmarks.tables import Columns, Row, machine, markdown, write
 from Transformer import train as train_1
 from Transformer.datasets import dataset as data_1
 
@@ -65,9 +68,9 @@ def stage_1(own: list[str]) -> tuple[Callable[[], Any], int]:
     args = train_1.arguments(['--data_path', '.', '--random_stroke', '--GELU_2', *own])
     runtime.start(args.device_target, args.device_id)
     from Transformer.models.networks import GPT
-    from Transformer.models.step import Recipe, TrainStep
+    from Transformer.models.step import TrainConfig, TrainStep
     net = GPT(PALETTE_SIZE, args.n_embd, args.n_layer, args.n_head, PRIOR_SIZE ** 2, True, rng=np.random.default_rng(0))
-    step = TrainStep(net, options.chosen(Recipe, args))
+    step = TrainStep(net, TrainConfig.from_args(args))
     tokens, holes = made_up_tokens(args.batch_size)
     return lambda: step(tokens, holes, args.learning_rate), args.batch_size
 
@@ -77,20 +80,18 @@ def stage_2(own: list[str]) -> tuple[Callable[[], Any], int]:
     args = arguments_2(own)
     runtime.start(args.device_target, args.device_id)
     from Guided_Upsample.models import networks
-    from Guided_Upsample.models.step import Recipe, TrainStep
+    from Guided_Upsample.models.step import TrainConfig, TrainStep
     rng = np.random.default_rng(0)
-    generator = networks.Generator(args.residual_blocks, args.base_channels, 'symmetric', rng=rng)
-    step = TrainStep(generator, networks.Discriminator(3, rng=rng), None, options.chosen(Recipe, args))
+    generator = networks.Generator(args.residual_blocks, args.base_channels, args.padding, rng=rng)
+    step = TrainStep(generator, networks.Discriminator(3, rng=rng), None, TrainConfig.from_args(args))
     inputs = made_up_pictures(args.batch_size, args.image_size)
     return lambda: step(*inputs), args.batch_size
 
 
 def arguments_2(own: list[str]) -> argparse.Namespace:
     """Options of stage 2's training without VGG's losses."""
-    args = train_2.arguments(['--input', '.', '--mask', '.', '--content_loss_weight', '0', '--style_loss_weight', '0',
-                              *own])
-    train_2.shape_of(args, None)
-    return args
+    return train_2.arguments(['--input', '.', '--mask', '.', '--content_loss_weight', '0', '--style_loss_weight', '0',
+                              '--padding', 'symmetric', '--base_channels', '64', '--residual_blocks', '8', *own])
 
 
 def pytorch_2(own: list[str]) -> tuple[Callable[[], Any], int]:
@@ -151,10 +152,10 @@ def steps(args: argparse.Namespace) -> int:
     if args.only:
         cases = [case for case in cases if args.only in case[0]]
         require(bool(cases), f'--only {args.only}: is in no name of {", ".join(name for name, _, _ in CASES)}')
-    place = files.output_folder(args.save_place, '--save_place')
+    output_dir = files.output_folder(args.save_place, '--save_place')
     args.device_target = runtime.choose(args.device_target, args.device_id)
     about, rows = machine(args.device_target, os.getloadavg()[0]), []
-    with tempfile.TemporaryDirectory(prefix=files.TEMPORARY, dir=place) as folder:
+    with tempfile.TemporaryDirectory(prefix=files.TEMPORARY, dir=output_dir) as folder:
         for name, kind, own in cases:
             log(f'measuring {name}: {own}')
             answer = Path(folder) / 'answer.json'
@@ -163,7 +164,7 @@ def steps(args: argparse.Namespace) -> int:
                     args.device_target, '--device_id', str(args.device_id)]):
                 return status
             rows.append({'name': name, **files.read_json(answer)})
-    return finish(place, 'Training steps', [
+    return finish(output_dir, 'Training steps', [
         f'Median of {args.repeats} steps after the first, whose further seconds are compilation; each case in a '
         'process of its own. Batches are made up and ready; the data pipelines are measured apart.'], about, rows,
         STEP_COLUMNS)
@@ -175,39 +176,40 @@ def data(args: argparse.Namespace) -> int:
     """Pictures a second of both stages' pipelines, by the number of workers."""
     positive(args, 'pictures')
     require(args.workers.replace(',', '').isdigit(), f'--workers {args.workers}: numbers, separated by commas')
-    place = files.output_folder(args.save_place, '--save_place')
+    output_dir = files.output_folder(args.save_place, '--save_place')
     about, rows = machine('CPU', os.getloadavg()[0]), []
-    colours = codebook.load(codebook.find_for_training(''))
+    centres = codebook.load(codebook.find_for_training(''))
     own_1 = train_1.arguments(['--data_path', args.input, '--random_stroke'])
     own_2 = train_2.arguments(['--input', args.input, '--mask_type', str(data_2.BLOCK)])
-    source = train_2.source_of(own_2, colours, place, args.input, '--input', '', '--mask', data_2.BLOCK, '',
-                                '--prior')
-    order = epoch_sampler.EpochSampler(len(source.pictures), 1, 0)
+    source = sources.find(sources.SourcePaths(sources.Given('--input', args.input), data_2.BLOCK, output_dir), centres,
+                          options.chosen(data_2.ExampleConfig, own_2))
+    epoch_sampler = EpochSampler(len(source.pictures), 1, 0)
     pipelines = {
         'stage 1: decode, crop, flip, strokes, tokens': data_1.TrainingBatches(
-            source.pictures, None, codebook.Tokenizer(colours), PRIOR_SIZE, order, own_1.crop_scale),
-        'stage 2: decode, crop, flip, block, degraded prior': data_2.TrainingBatches(source, order, own_2.crop_scale)}
+            source.pictures, None, codebook.Tokenizer(centres), PRIOR_SIZE, epoch_sampler, own_1.crop_scale),
+        'stage 2: decode, crop, flip, block, degraded prior': data_2.TrainingBatches(
+            source, epoch_sampler, own_2.crop_scale)}
     for name, batches in pipelines.items():
         for workers in map(int, args.workers.split(',')):
             log(f'measuring {name}, {workers} workers')
-            feeder = loader.DataLoader(batches, workers, 0, args.pictures + 1)
+            data_loader = loader.DataLoader(batches, workers, 0, args.pictures + 1)
             try:
-                ready = iter(feeder)
+                ready = iter(data_loader)
                 next(ready)  # the first waits for the start of the workers
                 start = time.perf_counter()
                 count = sum(1 for _ in ready)
                 rows.append({'name': name, 'workers': workers, 'rate': count / (time.perf_counter() - start)})
             finally:
-                feeder.close()
-    return finish(place, 'Data pipelines', [
+                data_loader.close()
+    return finish(output_dir, 'Data pipelines', [
         f'{args.pictures} pictures of {len(source.pictures)} in {Path(args.input).name}, without any training; '
         '0 workers: in the process itself.'], about, rows, DATA_COLUMNS)
 
 
-def finish(place: Path, title: str, paragraphs: list[str], about: str, rows: list[Row], columns: Columns) -> int:
+def finish(output_dir: Path, title: str, paragraphs: list[str], about: str, rows: list[Row], columns: Columns) -> int:
     """Write and print a table."""
-    write(place, title, [*paragraphs, about, markdown(rows, columns)], rows)
-    print((place / 'benchmark.md').read_text(encoding='utf-8', errors='surrogateescape'))
+    write(output_dir, title, [*paragraphs, about, markdown(rows, columns)], rows)
+    print((output_dir / 'benchmark.md').read_text(encoding='utf-8', errors='surrogateescape'))
     return 0
 
 

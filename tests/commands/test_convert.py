@@ -14,7 +14,7 @@ import pytest
 
 from ckpts_ICT import convert
 from Guided_Upsample.models import config as generators
-from Guided_Upsample.models import vgg_file
+from Guided_Upsample.models import vgg
 from Guided_Upsample.models.networks import Discriminator, Generator
 from ict import checkpoint
 from ict.errors import UserError
@@ -135,8 +135,8 @@ def test_a_pytorch_generator_paints_what_pytorch_paints_without_a_flag(pth, tmp_
     weights = tensors(pytorch('generator_residual_blocks_1'))
     assert run(pth({'iteration': 5, 'generator': weights}), out) == 0
     found = checkpoint.read(out).expect('Generator', '')
-    shape = generators.of(found, None)
-    assert shape == generators.Architecture(1, 64, 'reflect') and found.palette is None
+    shape = generators.GeneratorConfig.from_checkpoint(found, None)
+    assert shape == generators.GeneratorConfig(1, 64, 'reflect') and found.palette is None
     net = Generator(shape.residual_blocks, shape.base_channels, shape.padding)
     checkpoint.load_into(net, found)
     painted = net(*(ms.Tensor(arrays[name]) for name in ('images', 'edges', 'masks'))).asnumpy()
@@ -163,7 +163,7 @@ def test_torchvisions_vgg19_lands_in_the_right_layers(pth, tmp_path):
             weights[f'features.{number}.{part}'] = np.broadcast_to(np.float32(i + 1), shapes[f'{ours}.{part}'])
     out = tmp_path / 'out.ckpt'
     assert run(pth(tensors(weights)), out) == 0
-    net = vgg_file.load(vgg_file.find(str(out)))
+    net = vgg.load(generators.find_vgg(str(out)))
     for i, ours in enumerate(VGG):
         for part in ('weight', 'bias'):
             parameter = net.parameters_dict()[f'{ours}.{part}']
@@ -339,10 +339,10 @@ def test_a_generator_without_record_gets_a_padding_only_when_it_is_told(tiny, tm
     plain = checkpoint.read(tmp_path / 'plain.ckpt')
     assert plain.metadata == {'network': 'Generator', 'architecture': {'residual_blocks': 1, 'base_channels': 4}}
     np.testing.assert_array_equal(plain.palette, colours)
-    assert generators.of(plain, 'reflect').padding == 'reflect'
+    assert generators.GeneratorConfig.from_checkpoint(plain, 'reflect').padding == 'reflect'
     assert run(source, tmp_path / 'told.ckpt', '--padding', 'reflect') == 0
     told = checkpoint.read(tmp_path / 'told.ckpt')
-    assert generators.of(told, None).padding == 'reflect' and told.palette is None
+    assert generators.GeneratorConfig.from_checkpoint(told, None).padding == 'reflect' and told.palette is None
     with pytest.raises(UserError, match='--padding symmetric contradicts'):
         run(tmp_path / 'told.ckpt', tmp_path / 'new.ckpt', '--padding', 'symmetric')
 

@@ -268,7 +268,7 @@ def test_a_full_disk_is_told_from_a_broken_connection(server, content, tmp_path,
 
 def test_the_published_paths_are_those_that_the_scripts_look_for(tmp_path, monkeypatch):
     import run as both
-    from Guided_Upsample.models import vgg_file
+    from Guided_Upsample.models.config import VGG_URL
     monkeypatch.setattr(both, 'ROOT', tmp_path)
     for name in both.PUBLISHED:
         with pytest.raises(UserError) as missing:
@@ -279,7 +279,7 @@ def test_the_published_paths_are_those_that_the_scripts_look_for(tmp_path, monke
         'ms_train/Transformer/ImageNet_best.ckpt': 'Transformer',
         'ms_train/Upsample/InpaintingModel_gen_best.ckpt': 'Generator',
         'ms_train/Upsample/InpaintingModel_dis_best.ckpt': 'Discriminator'}
-    assert [download.URL + path for path in download.published('VGG19')] == [vgg_file.URL]
+    assert [download.URL + path for path in download.published('VGG19')] == [VGG_URL]
 
 
 def test_a_model_comes_with_its_palette_and_then_needs_no_flag(model, tmp_path, colours, tiny):

@@ -16,7 +16,7 @@ import pytest
 from Guided_Upsample import train as train_2
 from ict import checkpoint
 from tests.conftest import DEVICE, ROOT, files_of
-from tests.training.test_training import argv_1, argv_2, log_without_seconds, masks, pictures  # noqa: F401
+from tests.training.runs import argv_1, argv_2, log_without_seconds
 from Transformer import train as train_1
 
 pytestmark = pytest.mark.skipif(DEVICE != 'CPU', reason='needs a card for each rank')
@@ -68,7 +68,7 @@ def assert_equal_weights(one: Path, two: Path) -> None:
 
 
 @pytest.mark.parametrize('stage', [1, 2])
-def test_two_ranks_train_as_one_process_with_the_double_batch(stage, pictures, masks, tiny, tmp_path):  # noqa: F811
+def test_two_ranks_train_as_one_process_with_the_double_batch(stage, pictures, masks, tiny, tmp_path):
     logs = tmp_path / 'logs'
     logs.mkdir()
     # The last of an option counts; small rates keep Adam's first steps from blowing rounding up.
@@ -93,7 +93,7 @@ def test_two_ranks_train_as_one_process_with_the_double_batch(stage, pictures, m
             assert float(b[key]) == pytest.approx(float(a[key]), rel=1e-3, abs=1e-4), key
 
 
-def test_sigterm_to_one_rank_saves_and_ends_all(pictures, tiny, tmp_path):  # noqa: F811
+def test_sigterm_to_one_rank_saves_and_ends_all(pictures, tiny, tmp_path):
     """Nothing but the stop saves here."""
     save, logs = tmp_path / 'a', tmp_path / 'logs'
     logs.mkdir()

@@ -109,8 +109,8 @@ def test_every_cut_is_noticed(tiny, tmp_path):
         path.write_bytes(whole[:length])
         with pytest.raises(UserError, match=r'cut\.ckpt'):
             found = checkpoint.read(path)
-            from Guided_Upsample.models import config as painter
-            painter.of(found, None)
+            from Guided_Upsample.models.config import GeneratorConfig
+            GeneratorConfig.from_checkpoint(found, None)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):

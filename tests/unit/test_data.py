@@ -16,6 +16,7 @@ from ict.data import codebook, geometry, images, masks, pairs
 from ict.errors import UserError
 from ict.runs import metrics
 from ict.training.epoch_sampler import EpochSampler
+from ict.training.mask_files import MaskFiles
 from tests.conftest import parity, photograph
 from Transformer.datasets import dataset as stage_1
 
@@ -230,11 +231,11 @@ def slope(tmp_path) -> dict[str, pairs.Listing]:
 
 
 def test_training_examples_of_stage_2_keep_image_mask_and_prior_together(slope, colours):
-    source = stage_2.Source(slope['image'], stage_2.PAIRED_FILE, slope['mask'], [0],
-                            [slope['AP/condition_1'].path(0).parent], colours, 64, 8, 1, False)
+    source = stage_2.Source(slope['image'], stage_2.PAIRED_FILE, MaskFiles(slope['mask']), [0],
+                            [slope['AP/condition_1'].path(0).parent], colours, stage_2.ExampleConfig(64, 8))
     flipped = []
     for seed in range(20):
-        image, prior, hole = source.example(0, np.random.default_rng(seed), 0.5, True, [])
+        image, prior, hole = source.training_example(0, np.random.default_rng(seed), 0.5, [])
         flipped.append(bool(image[0, 0, 0] > image[0, -1, 0]))
         assert abs(int(image[..., 0].max()) - int(image[..., 0].min()) - 255 * 63 / 95) <= 3  # all of the square
         assert np.abs(prior.astype(int) - image)[8:-8, 8:-8].max() < 12
@@ -244,13 +245,13 @@ def test_training_examples_of_stage_2_keep_image_mask_and_prior_together(slope, 
 
 
 def test_training_crops_of_both_stages_are_squares_of_the_sides_asked_for(slope, colours):
-    free = stage_2.Source(slope['image'], stage_2.BLOCK, None, None, None, colours, 64, 8, 1, False)
-    batches = stage_1.TrainingBatches(slope['image'], slope['mask'], codebook.Tokenizer(colours), 32,
+    free = stage_2.Source(slope['image'], stage_2.BLOCK, None, None, None, colours, stage_2.ExampleConfig(64, 8))
+    batches = stage_1.TrainingBatches(slope['image'], MaskFiles(slope['mask']), codebook.Tokenizer(colours), 32,
                                       EpochSampler(1, 1, 0), 0.5)
     spans: dict[str, list[tuple[float, float]]] = {'1': [], '2': []}
     flips: dict[str, list[bool]] = {'1': [], '2': []}
     for step in range(40):
-        image, prior, _ = free.example(0, np.random.default_rng(step), 0.5, True, [])
+        image, prior, _ = free.training_example(0, np.random.default_rng(step), 0.5, [])
         (tokens, hole), _ = batches(step)
         assert np.abs(prior.astype(int) - image).mean() < 25  # the same crop, in palette colours
         np.testing.assert_array_equal(hole.reshape(32, 32), np.arange(32)[None] * np.ones((32, 1)) >= 20)

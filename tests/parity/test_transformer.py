@@ -5,13 +5,6 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from Guided_Upsample.models import loss
-from Guided_Upsample.models import networks as painters
-from Guided_Upsample.models.config import DISCRIMINATOR
-from Guided_Upsample.models.config import Architecture as Painter
-from Guided_Upsample.models.networks import Discriminator, Generator
-from Guided_Upsample.models.vgg import VGG19
-from ict.device import precision
 from tests.conftest import made_up, names, parity, set_weights
 from tests.parity.numpy_transformer import softmax
 from Transformer.models import predict
@@ -39,13 +32,6 @@ def test_transformer_has_the_published_names_and_shapes():
     wanted = {k: tuple(v) for k, v in names('names_transformer.json').items() if not k.endswith('attn.mask')}
     assert GPTConfig(1, 1024, 8, 32, 512, True).shapes() == wanted
     assert shapes(GPT(64, 48, 3, 4, 64, True)) == GPTConfig(3, 48, 4, 8, 64, True).shapes()
-
-
-def test_upsampler_has_the_published_names_and_shapes():
-    wanted = {part: {k: tuple(v) for k, v in tensors.items()} for part, tensors in names('names_upsample.json').items()}
-    assert shapes(Generator()) == Painter().shapes() == wanted['generator']
-    assert shapes(Discriminator(3)) == DISCRIMINATOR == wanted['discriminator']
-    assert shapes(VGG19()) == wanted['vgg19']
 
 
 @pytest.mark.parametrize('gelu_2', [False, True])
@@ -116,64 +102,8 @@ def test_structured_start_guesses_the_colours_around_a_hole_before_any_training(
     assert -log_prob(logits, right).mean() < 0.7 * np.log(len(colours))
 
 
-def test_structured_generator_shifts_the_prior_towards_the_pixels_around_before_any_training():
-    y, x = np.mgrid[:64, :64] / 64
-    image = np.stack([0.2 + 0.5 * y, 0.9 - 0.6 * x * y, 0.5 + 0.3 * np.sin(3 * x)])[None].astype(np.float32)
-    prior = image + np.float32(0.08)  # too light by 20 levels
-    hole = np.zeros((1, 1, 64, 64), np.float32)
-    hole[..., 20:32, 16:34] = 1
-    net = Generator(4, 30)
-    painters.start_structured(net)
-    error = np.abs(net(ms.Tensor(image), ms.Tensor(prior), ms.Tensor(hole)).asnumpy() - image)
-    inside = np.broadcast_to(hole > 0, error.shape)
-    assert error[~inside].mean() < 0.02
-    assert error[inside].mean() < 0.6 * 0.08
-
-
-def upsampler(arrays: dict[str, np.ndarray], padding: str) -> Generator:
-    net = Generator(int(arrays['config'][0]), 64, padding)
-    set_weights(net, made_up(shapes(net), 7))
-    return net
-
-
-@pytest.mark.parametrize(('file', 'padding'), [('upsample.npz', 'symmetric'), ('pytorch_upsample.npz', 'reflect')])
-def test_generator_equals_the_published(file, padding):
-    arrays = parity(file)
-    output = upsampler(arrays, padding)(*[ms.Tensor(arrays[k]) for k in ('images', 'edges', 'masks')]).asnumpy()
-    np.testing.assert_allclose(output, arrays['output'], atol=TOLERANCE)
-
-
-def test_generator_accepts_one_mask_channel():
-    arrays = parity('upsample.npz')
-    net = upsampler(arrays, 'symmetric')
-    output = net(ms.Tensor(arrays['images']), ms.Tensor(arrays['edges']), ms.Tensor(arrays['masks'][:, :1])).asnumpy()
-    np.testing.assert_allclose(output, arrays['output'], atol=TOLERANCE)
-
-
-def test_discriminator_and_all_losses_equal_the_published():
-    arrays = parity('upsample.npz')
-    images, masks = ms.Tensor(arrays['images']), ms.Tensor(arrays['masks'])
-    judge, vgg = Discriminator(3), VGG19()
-    set_weights(judge, made_up(shapes(judge), 17))
-    set_weights(vgg, made_up(shapes(vgg), 27))
-    output = upsampler(arrays, 'symmetric')(images, ms.Tensor(arrays['edges']), masks)
-    real_scores, features = judge(images)
-    fake_scores, _ = judge(output)
-    np.testing.assert_allclose(real_scores.asnumpy(), arrays['disc'], atol=TOLERANCE)
-    assert [f.shape[1] for f in features] == [64, 128, 256, 512, 1]
-    terms = {'loss_adv': loss.adversarial(fake_scores, True),
-             'loss_l1': loss.masked_l1(output, images, masks, lambda mean: mean),
-             'loss_content': loss.content(vgg(output), vgg(images)),
-             'loss_style': loss.style(vgg(output * masks), vgg(images * masks)),
-             'loss_d': loss.discriminator_loss(real_scores, fake_scores)[0]}
-    for name, value in terms.items():
-        assert float(value) == pytest.approx(float(arrays[name]), rel=1e-4), name
-    total = (0.1 * terms['loss_adv'] + terms['loss_l1'] + 0.1 * terms['loss_content'] + 250 * terms['loss_style'])
-    assert float(total) == pytest.approx(float(arrays['loss_g']), rel=1e-4)
-
-
-# Half precision: what float16's 11 bits leave of the parity tolerances, for logits of about 5 and pictures in [0, 1].
-HALF_LOGITS, HALF_PICTURES = 2e-2, 2e-3
+# Half precision: what float16's 11 bits leave of the parity tolerance, for logits of about 5.
+HALF_LOGITS = 2e-2
 
 
 @pytest.mark.parametrize('level', ['O2', 'O3'])
@@ -185,10 +115,6 @@ def test_half_precision_inference_stays_near_the_published(level):
     logits = model.logits_at(arrays['idx'], arrays['masks'], np.tile(np.arange(block_size), (2, 1)))
     assert logits.dtype == np.float32
     assert 0 < np.abs(logits - arrays['logits']).max() < HALF_LOGITS
-    arrays = parity('upsample.npz')
-    net = precision.mixed_precision(upsampler(arrays, 'symmetric'), level)
-    output = net(*[ms.Tensor(arrays[k]) for k in ('images', 'edges', 'masks')]).asnumpy()
-    assert 0 < np.abs(output - arrays['output']).max() < HALF_PICTURES
 
 
 def test_attention_has_the_gradient_of_the_softmax_in_float64():
