@@ -217,7 +217,7 @@ def main(argv: list[str]) -> int:
         runtime.start(device_target, args.device_id, args.distributed)
 
         # Build the network.
-        from Transformer.models import networks
+        from Transformer.models import networks, structured_init
         from Transformer.models.step import TrainConfig, TrainStep
         rng = np.random.default_rng([args.seed, 0])
         net = networks.GPT(gpt.vocab_size, gpt.n_embd, gpt.n_layer, gpt.n_head, gpt.prior_size ** 2, gpt.GELU_2,

@@ -24,11 +24,12 @@ from tqdm import tqdm
 
 from ict import files, options
 from ict.command import run
-from ict.data import codebook, pairs
+from ict.data import codebook, images, pairs
 from ict.device import runtime
 from ict.errors import require
 from ict.options import positive
 from ict.runs import inputs
+from ict.runs.config import Given
 from tests.benchmarks.quality import drawn_masks, scene_of
 from tests.benchmarks.tables import Columns, machine, markdown, write
 from Transformer import infer as stage_1
@@ -85,22 +86,21 @@ def main(argv: list[str]) -> int:
     require(bool(chosen), '--settings: name at least one')
     place = files.output_folder(args.save_place, '--save_place')
     masks = args.mask or drawn_masks(place, len(pairs.listing(args.input, '--input', without=place)))
-    own = stage_1.arguments(['--ckpt_path', args.ckpt_path, '--image_url', args.input, '--mask_url', masks,
-                             '--save_url', str(place / 'AP')])
-    job = stage_1.check(own)
-    found, shape, work = job.found, job.shape, job.work
-    quantise = codebook.Tokenizer(job.colours)
-    scenes = [read(work, i, job.view, shape.prior_size, quantise) for i in range(min(args.pictures, len(work)))]
+    model = stage_1.Model.from_checkpoint(Given(args.ckpt_path, '--ckpt_path'), stage_1.ModelFlags(),
+                                          stage_1.SamplingFlags())
+    work = inputs.find(args.input, '--input', masks, '--mask', images.MAX_PIXELS, place)
+    scenes = [read(work, i, inputs.View(), model.config.prior_size, model.tokenizer)
+              for i in range(min(args.pictures, len(work)))]
     args.device_target = runtime.choose(args.device_target, args.device_id)
     about = machine(args.device_target, os.getloadavg()[0])
     runtime.start(args.device_target, args.device_id)
     from Transformer.models import predict
-    models = {reuse: predict.Predictor.from_checkpoint(found, shape, 1, reuse)
+    models = {reuse: predict.Predictor.from_checkpoint(model.ckpt, model.config, 1, reuse)
               for reuse in sorted({SETTINGS[name][1] for name in chosen})}
     rows, nats = [], {}
     for name in tqdm(chosen, desc='settings', disable=None):
         config, reuse = SETTINGS[name]
-        sampler = Forced(models[reuse].logits_at, shape.prior_size, config)
+        sampler = Forced(models[reuse].logits_at, model.config.prior_size, config)
         nats[name], passes, seconds = [], [], []
         for number, (tokens, hole) in enumerate([scenes[-1], *scenes]):  # the first time compiles
             sampler.truth, done = tokens, []
@@ -127,11 +127,11 @@ def main(argv: list[str]) -> int:
 
 
 def read(work: inputs.Inputs, i: int, view: inputs.View, prior_size: int,
-         quantise: codebook.Tokenizer) -> tuple[np.ndarray, np.ndarray]:
+         tokenizer: codebook.Tokenizer) -> tuple[np.ndarray, np.ndarray]:
     """The true tokens (T,) int32 of a picture and its hole (T,) bool."""
     picture, grey = work.read(i, view)
-    scene = scene_of(picture.rgb, grey, view.geometry, prior_size, quantise)
-    return quantise(scene.tokens).reshape(-1), scene.token_hole.reshape(-1)
+    scene = scene_of(picture.rgb, grey, view.geometry, prior_size, tokenizer)
+    return tokenizer(scene.tokens).reshape(-1), scene.token_hole.reshape(-1)
 
 
 def difference(ours: list[float], reference: list[float] | None) -> tuple[float, float]:
