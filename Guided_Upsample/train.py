@@ -30,7 +30,7 @@ from ict.options import positive
 from ict.runs import metrics, report
 from ict.training import checkpointer, loader, loop, losses, train_options
 from ict.training.epoch_sampler import EpochSampler
-from ict.training.mask_sources import MASK_TYPES, PairedFile, Strokes
+from ict.training.mask_sources import MASK_SOURCES, PairedFile, Strokes
 from ict.training.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ def arguments(argv: list[str]) -> Any:
     add('--prior_random_degree', type=int, default=1, help='a prior pixel is one of its so many nearest colours')
     options.add_flag(parser, '--use_degradation_2', 'shrink the image for its prior bilinearly, as stage 1 does')
     add('--mode', type=int, choices=(TRAIN, TEST), default=TRAIN, help='1 trains, 2 only scores')
-    add('--mask_type', type=int, choices=tuple(MASK_TYPES), default=2,
-        help=', '.join(f'{number}: {source.help}' for number, source in MASK_TYPES.items()))
+    add('--mask_type', type=int, choices=tuple(MASK_SOURCES), default=2,
+        help=', '.join(f'{number}: {source.help}' for number, source in MASK_SOURCES.items()))
     add('--max_iteration', type=int, default=25000, help='optimizer steps in all')
     add('--batch_size', type=int, default=32, help='pictures a step and rank')
     add('--lr', type=float, default=1e-4, help="the generator's learning rate")
@@ -89,7 +89,7 @@ def arguments(argv: list[str]) -> Any:
     require(0 < args.lr < math.inf and 0 < args.D2G_lr < math.inf, '--lr and --D2G_lr must be above 0 and finite')
     require(args.image_size % 4 == 0 and args.image_size >= 32, f'--image_size {args.image_size}: must be a multiple '
                                                                 'of 4 and at least 32')
-    reads_files = MASK_TYPES[args.mask_type].reads_files
+    reads_files = MASK_SOURCES[args.mask_type].reads_files
     require(not reads_files or bool(args.mask) or (args.mode == TEST and bool(args.val_path)),
             f'--mask: needed for --mask_type {args.mask_type} (make some: python mask/generate.py --save_path masks)')
     require(not args.val_prior or bool(args.val_mask), '--val_prior: needs --val_mask, the masks it was made with')
@@ -271,7 +271,7 @@ def main(argv: list[str]) -> int:
     output_dir = files.output_folder(args.save_path, '--save_path')
     example_config = options.chosen(dataset.ExampleConfig, args)
     paths = partial(SourcePaths, output_dir=output_dir, invert_mask=args.invert_mask, dilate=args.dilate)
-    training_paths = paths(Given('--input', args.input), MASK_TYPES[args.mask_type], masks=Given('--mask', args.mask),
+    training_paths = paths(Given('--input', args.input), MASK_SOURCES[args.mask_type], masks=Given('--mask', args.mask),
                            priors=Given('--prior', args.prior), cache=trains)
     held_back_paths = paths(Given('--val_path', args.val_path), PairedFile if args.val_mask else Strokes,
                             masks=Given('--val_mask', args.val_mask), priors=Given('--val_prior', args.val_prior))

@@ -17,6 +17,7 @@ from ict.training.epoch_sampler import EpochSampler
 from ict.training.loader import HeldBackFiles, read_or_replace
 from ict.training.mask_sources import MaskSource, RandomFile
 
+PAIRED_FILE = 3  # the --mask_type of sampled priors: each picture's own mask file, see MASK_SOURCES
 _BOUNDARY_REACH = 2.5  # pixels over which the weight at a hole's boundary falls to a third
 
 

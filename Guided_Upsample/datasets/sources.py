@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from Guided_Upsample.datasets.dataset import ExampleConfig, Source, priors_of
+from Guided_Upsample.datasets.dataset import PAIRED_FILE, ExampleConfig, Source, priors_of
 from ict.data import pairs
 from ict.device import parallel
 from ict.errors import UserError, require
@@ -85,7 +85,7 @@ def _check_priors(source: Source, folders: list[Path], numbers: range, paths: So
                                     f'--{name} {wanted}, make the priors so')
     masks = source.mask_source if isinstance(source.mask_source, PairedFile) else None
     if masks is None:
-        log(f'{culprit}: without --mask_type 3 the holes are other ones than those the priors were made for, so that '
+        log(f'{culprit}: without --mask_type {PAIRED_FILE} the holes are other ones than those the priors were made for, so that '
             f'priors show true colours in them')
     for i in numbers:
         priors_of(folders, source.pictures, i)

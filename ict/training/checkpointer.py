@@ -241,12 +241,15 @@ def find_state(weights: Path) -> checkpoint.Checkpoint | None:
 
 def require_free(folder: Path, network: str, state: checkpoint.Checkpoint | None, resume_from: Path) -> None:
     """Raises a UserError where a training would overwrite another one than it continues; names ``resume_from``."""
-    there = folder / state_name(network)
-    if not os.path.isfile(there) or (state is not None and os.path.samefile(state.path, there)):
+    path = folder / state_name(network)
+    if not os.path.isfile(path):
         return
-    step = checkpoint.read(there, '--save_path').expect('state', '--save_path').metadata['progress']['step']
-    raise UserError(f'--save_path {folder}: holds a training that has taken {step} steps; go on with --ckpt_path '
-                    f'{resume_from}, or name another --save_path')
+    there = checkpoint.read(path, '--save_path').expect('state', '--save_path')
+    if state is None or not os.path.samefile(state.path, path):
+        raise UserError(f'--save_path {folder}: holds a training that has taken {there.metadata["progress"]["step"]} '
+                        f'steps; go on with --ckpt_path {resume_from}, or name another --save_path')
+    if there.metadata != state.metadata:
+        raise UserError(f'--ckpt_path {path}: another run has just saved it anew; start this one again')
 
 
 @contextmanager

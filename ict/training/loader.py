@@ -148,7 +148,7 @@ class Unreadable:
         self.checked = 0
 
     def add(self, failures: list[str]) -> None:
-        """Note the lines of a step; those that are new are said."""
+        """Note the lines of a step; new ones are printed."""
         for line in failures:
             if line not in self.seen:
                 self.seen.add(line)

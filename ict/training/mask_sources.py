@@ -162,4 +162,4 @@ class PairedFile(MaskSource):
 
 
 # --mask_type; a mask source is a class above and an entry here.
-MASK_TYPES: dict[int, type[MaskSource]] = {1: Block, 2: RandomFile, 3: PairedFile}
+MASK_SOURCES: dict[int, type[MaskSource]] = {1: Block, 2: RandomFile, 3: PairedFile}
