@@ -21,15 +21,16 @@ import numpy as np
 from Guided_Upsample.datasets import dataset, sources
 from Guided_Upsample.datasets.sources import Given, SourcePaths
 from Guided_Upsample.models import config
-from ict import checkpoint, files, lock, options
+from ict import checkpoint, files, options
 from ict.command import run
 from ict.data import codebook, images
 from ict.device import parallel, runtime
-from ict.errors import require
+from ict.errors import UserError, require
 from ict.options import positive
 from ict.runs import metrics, report
 from ict.training import checkpointer, loader, loop, losses, train_options
 from ict.training.epoch_sampler import EpochSampler
+from ict.training.mask_sources import MASK_SOURCES, PairedFile, Strokes
 from ict.training.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -59,8 +60,8 @@ def arguments(argv: list[str]) -> Any:
     add('--prior_random_degree', type=int, default=1, help='a prior pixel is one of its so many nearest colours')
     options.add_flag(parser, '--use_degradation_2', 'shrink the image for its prior bilinearly, as stage 1 does')
     add('--mode', type=int, choices=(TRAIN, TEST), default=TRAIN, help='1 trains, 2 only scores')
-    add('--mask_type', type=int, choices=(1, 2, 3), default=2,
-        help="1: random square block, 2: random file of --mask, 3: the image's own file of --mask")
+    add('--mask_type', type=int, choices=tuple(MASK_SOURCES), default=2,
+        help=', '.join(f'{number}: {source.help}' for number, source in MASK_SOURCES.items()))
     add('--max_iteration', type=int, default=25000, help='optimizer steps in all')
     add('--batch_size', type=int, default=32, help='pictures a step and rank')
     add('--lr', type=float, default=1e-4, help="the generator's learning rate")
@@ -88,11 +89,12 @@ def arguments(argv: list[str]) -> Any:
     require(0 < args.lr < math.inf and 0 < args.D2G_lr < math.inf, '--lr and --D2G_lr must be above 0 and finite')
     require(args.image_size % 4 == 0 and args.image_size >= 32, f'--image_size {args.image_size}: must be a multiple '
                                                                 'of 4 and at least 32')
-    require(args.mask_type == dataset.BLOCK or bool(args.mask) or (args.mode == TEST and bool(args.val_path)),
+    reads_files = MASK_SOURCES[args.mask_type].reads_files
+    require(not reads_files or bool(args.mask) or (args.mode == TEST and bool(args.val_path)),
             f'--mask: needed for --mask_type {args.mask_type} (make some: python mask/generate.py --save_path masks)')
     require(not args.val_prior or bool(args.val_mask), '--val_prior: needs --val_mask, the masks it was made with')
     require(args.mode == TRAIN or bool(args.ckpt_path), '--ckpt_path: needed for --mode 2')
-    require(not (args.invert_mask or args.dilate) or args.mask_type != dataset.BLOCK or bool(args.val_mask),
+    require(not (args.invert_mask or args.dilate) or reads_files or bool(args.val_mask),
             '--invert_mask, --dilate: are for mask files; give --mask with --mask_type 2 or 3, or --val_mask')
     return args
 
@@ -108,7 +110,8 @@ def find_checkpoints(folder: str, names: tuple[str, ...], resume: bool) -> list[
     if resume and os.path.isfile(Path(folder) / checkpointer.state_name(GEN)):
         return [Path(folder) / f'{name}_latest.ckpt' for name in names]
     paths = checkpoint.saved_in(Path(folder), names)
-    require(paths is not None, f'--ckpt_path {folder}: holds no {wanted} (nor _best, _latest)')
+    if paths is None:
+        raise UserError(f'--ckpt_path {folder}: holds no {wanted} (nor _best, _latest)')
     return paths
 
 
@@ -130,19 +133,19 @@ def starting_point(folder: str, resume: bool, adversarial: bool) -> checkpointer
     state = checkpointer.find_state(paths[GEN]) if resume else None
     weights = {}
     for name, path in paths.items():
-        in_state = state is not None and not path.is_file()
-        found = checkpointer.weights_in(state, name) if in_state else checkpoint.read(path, '--ckpt_path')
-        weights[name] = found.expect(kinds[name], '--ckpt_path')
+        ckpt = checkpoint.read(path, '--ckpt_path') if state is None or path.is_file() else \
+            checkpointer.weights_in(state, name)
+        weights[name] = ckpt.expect(kinds[name], '--ckpt_path')
     if adversarial:
         checkpoint.check(weights[DIS], config.DISCRIMINATOR)
-        steps = [found.metadata.get('step') for found in weights.values()]
+        steps = [ckpt.metadata.get('step') for ckpt in weights.values()]
         require(state is not None or steps[0] == steps[1],
                 f'--ckpt_path {folder}: the generator is of step {steps[0]}, the discriminator of step {steps[1]}; '
                 f'bring two of one step together')
     return checkpointer.StartingPoint(weights, state)
 
 
-def generator_config(flags: dict[str, Any], start: checkpointer.StartingPoint) -> config.GeneratorConfig:
+def network_config(flags: dict[str, Any], start: checkpointer.StartingPoint) -> config.GeneratorConfig:
     """The generator to train: the checkpoint's, or that of the flags and the published defaults.
 
     Args:
@@ -155,11 +158,11 @@ def generator_config(flags: dict[str, Any], start: checkpointer.StartingPoint) -
     if GEN not in start.weights:
         return config.GeneratorConfig(**given)
     weights = start.weights[GEN]
-    found = config.GeneratorConfig.from_checkpoint(weights, flags['padding'])
+    generator = config.GeneratorConfig.from_checkpoint(weights, flags['padding'])
     for name, value in given.items():
-        own = getattr(found, name)
+        own = getattr(generator, name)
         require(value == own, f'--{name} {value} contradicts {weights.path}, which has {own}; leave the flag out')
-    return found
+    return generator
 
 
 @dataclass(frozen=True)
@@ -171,7 +174,7 @@ class Trainer:
     schedule: Schedule
     epoch_sampler: EpochSampler
     boundary_weight: float
-    validation: Validation | None
+    held_back: HeldBack | None
 
     def take_step(self, step: int, arrays: loop.Arrays) -> dict[str, float]:
         # Move both networks.
@@ -193,7 +196,8 @@ class Trainer:
         return float(self.inpainter.everywhere(*arrays).mean())
 
     def validate(self, step: int) -> tuple[float, dict[str, float]]:
-        means = self.validation.score(self.inpainter, f'sample_{step:07d}.png', _HIGHEST)
+        assert self.held_back is not None
+        means = self.held_back.score(self.inpainter, f'sample_{step:07d}.png', _HIGHEST)
         return -means['psnr'], {f'val_{name}': value for name, value in means.items()}
 
     def progress_line(self, epoch: int, steps: int, means: dict[str, float]) -> str:
@@ -202,16 +206,21 @@ class Trainer:
 
 
 @dataclass(frozen=True)
-class Validation:
-    """Scores a held-back part."""
+class HeldBack:
+    """What a validation scores; ``best_by``, see ``LoopConfig``."""
 
     source: dataset.Source
     batch_size: int
     output_dir: Path
 
+    @property
+    def best_by(self) -> str:
+        return sources.best_by(self.source)
+
     def score(self, inpainter: Inpainter, sheet: str, highest: float = math.inf) -> dict[str, float]:
         """Mean PSNR (each at most ``highest``), MAE and SSIM; writes the first pictures to the file ``sheet``."""
-        scores, rows = [], []
+        scores: list[dict[str, float]] = []
+        rows: list[list[np.ndarray]] = []
         for start in range(0, len(self.source.pictures), self.batch_size):
             numbers = range(start, min(start + self.batch_size, len(self.source.pictures)))
             batch = [np.stack(part) for part in zip(*map(self.source.held_back_example, numbers), strict=True)]
@@ -226,11 +235,19 @@ class Validation:
                 for name in ('psnr', 'mae', 'ssim')}
 
 
-def test(weights: checkpoint.Checkpoint, generator: config.GeneratorConfig, validation: Validation) -> int:
+def find_held_back(paths: SourcePaths, centres: np.ndarray, config: dataset.ExampleConfig,
+                    batch_size: int) -> HeldBack:
+    """The held-back part, all of whose files can be read; see ``sources.find``."""
+    source = sources.find(paths, centres, config, is_held_back=True)
+    source.require_readable()
+    return HeldBack(source, batch_size, paths.output_dir)
+
+
+def test(weights: checkpoint.Checkpoint, generator: config.GeneratorConfig, held_back: HeldBack) -> int:
     """Score a generator (``--mode 2``)."""
     from Guided_Upsample.models.inpaint import Inpainter
-    inpainter = Inpainter.from_checkpoint(weights, generator, runtime.rows_at_once(validation.batch_size))
-    means = validation.score(inpainter, 'sample_test.png')
+    inpainter = Inpainter.from_checkpoint(weights, generator, runtime.rows_at_once(held_back.batch_size))
+    means = held_back.score(inpainter, 'sample_test.png')
     if parallel.is_writer():
         print(f'PSNR: {means["psnr"]:.6f}, MAE: {means["mae"]:.9g}, SSIM: {means["ssim"]:.6f}')
     return 0
@@ -246,44 +263,34 @@ def main(argv: list[str]) -> int:
     # Check the palette, the checkpoints and the architecture.
     centres = codebook.load(codebook.find_for_training(args.kmeans))
     start = starting_point(args.ckpt_path, trains, trains and 'discriminator' in networks_needed)
-    generator_options = generator_config({name: getattr(args, name) for name in _NETWORK_OPTIONS}, start)
-    require(args.init == 'published' or generator_options.base_channels >= config.STRUCTURED_CHANNELS,
+    gen_config = network_config({name: getattr(args, name) for name in _NETWORK_OPTIONS}, start)
+    require(args.init == 'published' or gen_config.base_channels >= config.STRUCTURED_CHANNELS,
             f'--init structured: needs --base_channels of {config.STRUCTURED_CHANNELS} or more')
 
     # Where pictures, masks and priors are.
     output_dir = files.output_folder(args.save_path, '--save_path')
     example_config = options.chosen(dataset.ExampleConfig, args)
     paths = partial(SourcePaths, output_dir=output_dir, invert_mask=args.invert_mask, dilate=args.dilate)
-    training_paths = paths(Given('--input', args.input), args.mask_type, masks=Given('--mask', args.mask),
+    training_paths = paths(Given('--input', args.input), MASK_SOURCES[args.mask_type], masks=Given('--mask', args.mask),
                            priors=Given('--prior', args.prior), cache=trains)
-    held_back_paths = None if trains else training_paths
-    if args.val_path:
-        mask_type = dataset.PAIRED_FILE if args.val_mask else dataset.STROKES
-        held_back_paths = paths(Given('--val_path', args.val_path), mask_type, masks=Given('--val_mask', args.val_mask),
-                                priors=Given('--val_prior', args.val_prior))
+    held_back_paths = paths(Given('--val_path', args.val_path), PairedFile if args.val_mask else Strokes,
+                            masks=Given('--val_mask', args.val_mask), priors=Given('--val_prior', args.val_prior))
 
+    # Only score.
+    if not trains:
+        scored_paths = held_back_paths if args.val_path else training_paths
+        scored = find_held_back(scored_paths, centres, example_config, args.batch_size)
+        runtime.start(args.device_target, args.device_id, args.distributed)
+        return test(start.weights[GEN], gen_config, scored)
+
+    # Take the output folder.
     with ExitStack() as stack:
-        # Take the output folder.
-        if trains:
-            stack.enter_context(lock.locked(output_dir, '--save_path'))
-            checkpointer.require_free(output_dir, GEN, start.state, output_dir)
-            if parallel.is_writer():
-                files.sweep(output_dir, below=False)
+        stack.enter_context(checkpointer.taken(output_dir, GEN, start.state, output_dir))
 
-        # Find VGG19 and the held-back pictures.
-        vgg_weights = config.find_vgg(args.vgg_path) if trains and 'vgg' in networks_needed else None
-        validation = None
-        if held_back_paths is not None:
-            held_back = sources.find(held_back_paths, centres, example_config, is_held_back=True)
-            held_back.require_readable()
-            validation = Validation(held_back, args.batch_size, output_dir)
-
-        # Only score.
-        if not trains:
-            runtime.start(args.device_target, args.device_id, args.distributed)
-            return test(start.weights[GEN], generator_options, validation)
-
-        # List the training pictures.
+        # Find VGG19, read the held-back pictures, list the training pictures.
+        vgg_weights = config.find_vgg(args.vgg_path) if 'vgg' in networks_needed else None
+        held_back = None if not args.val_path else \
+            find_held_back(held_back_paths, centres, example_config, args.batch_size)
         source = sources.find(training_paths, centres, example_config)
         epoch_sampler = EpochSampler(len(source.pictures), args.batch_size, args.seed, rank, n_ranks)
         last_step = args.max_iteration
@@ -301,8 +308,8 @@ def main(argv: list[str]) -> int:
         from Guided_Upsample.models.inpaint import Inpainter
         from Guided_Upsample.models.step import TrainConfig, TrainStep
         rng = np.random.default_rng([args.seed, 0])
-        generator = networks.Generator(generator_options.residual_blocks, generator_options.base_channels,
-                                       generator_options.padding, rng=rng)
+        generator = networks.Generator(gen_config.residual_blocks, gen_config.base_channels, gen_config.padding,
+                                       rng=rng)
         discriminator = networks.Discriminator(3, rng=rng)
         if args.init == 'structured' and not start.weights:
             structured_init.start_structured(generator)
@@ -310,12 +317,12 @@ def main(argv: list[str]) -> int:
                          TrainConfig.from_args(args))
 
         # Resume from the checkpoints.
-        settings = checkpointer.compared_settings(vars(args) | generator_options.metadata(), _IGNORED, last_step)
+        settings = checkpointer.compared_settings(vars(args) | gen_config.metadata(), _IGNORED, last_step)
         settings |= {'total_batch': epoch_sampler.pictures_per_step, 'pictures': len(source.pictures),
                      'palette': codebook.digest(centres), 'sampled_priors': bool(args.prior)}
         trained = {
             GEN: checkpointer.TrainedNetwork(generator, step.gen_optimizer, {
-                'network': 'Generator', 'architecture': generator_options.metadata()}),
+                'network': 'Generator', 'architecture': gen_config.metadata()}),
             DIS: checkpointer.TrainedNetwork(discriminator, step.dis_optimizer, {'network': 'Discriminator'})}
         saver = checkpointer.Checkpointer(output_dir, trained, settings, centres, step.extra())
         progress = saver.start(start, last_step)
@@ -323,10 +330,8 @@ def main(argv: list[str]) -> int:
         # Train.
         trainer = Trainer(step, Inpainter(generator, runtime.rows_at_once(args.batch_size)),
                           Schedule(args.lr, args.lr_schedule, args.warmup_steps, last_step), epoch_sampler,
-                          args.rim_weight, validation)
-        loop_config = loop.LoopConfig(last_step, args.log_every, args.save_every,
-                                      args.val_every if validation is not None else 0,
-                                      sources.best_by(validation.source if validation is not None else None))
+                          args.rim_weight, held_back)
+        loop_config = loop.LoopConfig.from_args(args, last_step, None if held_back is None else held_back.best_by)
         return loop.fit(loop_config, trainer, epoch_sampler, data_loader, saver, progress)
 
 

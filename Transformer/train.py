@@ -17,14 +17,15 @@ if not __package__:
 
 import numpy as np
 
-from ict import checkpoint, files, lock, options
+from ict import checkpoint, files, options
 from ict.command import run
 from ict.data import codebook, pairs
 from ict.device import parallel, runtime
 from ict.errors import require
 from ict.options import positive
-from ict.training import checkpointer, loader, loop, losses, mask_files, train_options
+from ict.training import checkpointer, loader, loop, losses, mask_sources, train_options
 from ict.training.epoch_sampler import EpochSampler
+from ict.training.mask_sources import PairedFile, RandomFile, Strokes
 from ict.training.schedule import Schedule
 from Transformer.datasets.dataset import TrainingBatches, validation_set
 from Transformer.models import config
@@ -99,7 +100,7 @@ def starting_point(ckpt_path: str, kmeans: str, centres: np.ndarray) -> checkpoi
     return checkpointer.StartingPoint({NAME: weights}, state)
 
 
-def gpt_config(flags: dict[str, Any], start: checkpointer.StartingPoint, vocab_size: int) -> config.GPTConfig:
+def network_config(flags: dict[str, Any], start: checkpointer.StartingPoint, vocab_size: int) -> config.GPTConfig:
     """The network to train: the checkpoint's, or that of the flags and the published defaults.
 
     Args:
@@ -110,15 +111,15 @@ def gpt_config(flags: dict[str, Any], start: checkpointer.StartingPoint, vocab_s
     """
     if NAME in start.weights:
         weights = start.weights[NAME]
-        found = config.GPTConfig.from_checkpoint(weights, flags)
-        checkpoint.check(weights, found.shapes())
-        require(found.vocab_size == vocab_size, f'--kmeans: a palette of {vocab_size} colours; {weights.path} has '
-                                                f'{found.vocab_size} tokens')
-        return found
+        gpt = config.GPTConfig.from_checkpoint(weights, flags)
+        checkpoint.check(weights, gpt.shapes())
+        require(gpt.vocab_size == vocab_size, f'--kmeans: a palette of {vocab_size} colours; {weights.path} has '
+                                                f'{gpt.vocab_size} tokens')
+        return gpt
     given = {name: value for name, value in flags.items() if value is not None}
-    found = config.GPTConfig(**_NETWORK_OPTIONS | given, vocab_size=vocab_size)
-    require(found.n_embd % found.n_head == 0, f'--n_head {found.n_head} does not divide --n_embd {found.n_embd}')
-    return found
+    gpt = config.GPTConfig(**_NETWORK_OPTIONS | given, vocab_size=vocab_size)
+    require(gpt.n_embd % gpt.n_head == 0, f'--n_head {gpt.n_head} does not divide --n_embd {gpt.n_embd}')
+    return gpt
 
 
 @dataclass(frozen=True)
@@ -128,17 +129,6 @@ class HeldBack:
     tokens: np.ndarray
     masks: np.ndarray
     best_by: str
-
-
-def read_held_back(pictures: pairs.Listing, masks: mask_files.MaskFiles | None, tokenizer: codebook.Tokenizer,
-                   prior_size: int) -> HeldBack:
-    """The held-back pictures with their masks, or with fixed strokes.
-
-    Raises:
-        UserError: a picture has no mask, or files cannot be read.
-    """
-    numbers = pairs.masks_for(pictures, masks.listing) if masks is not None else None
-    return HeldBack(*validation_set(pictures, masks, numbers, tokenizer, prior_size), loop.best_by(pictures, masks))
 
 
 @dataclass(frozen=True)
@@ -153,16 +143,19 @@ class Trainer:
     held_back: HeldBack | None
 
     def take_step(self, step: int, arrays: loop.Arrays) -> dict[str, float]:
+        tokens, masks = arrays
         rate = self.schedule.at(step)
-        return self.step(*arrays, rate) | {'lr': rate}
+        return self.step(tokens, masks, rate) | {'lr': rate}
 
     def score(self, metrics: dict[str, float]) -> float:
         return metrics['loss']
 
     def current_loss(self, arrays: loop.Arrays) -> float:
-        return self.step.mean_nll(*arrays, self.batch_size)
+        tokens, masks = arrays
+        return self.step.mean_nll(tokens, masks, self.batch_size)
 
     def validate(self, step: int) -> tuple[float, dict[str, float]]:
+        assert self.held_back is not None
         nll = self.step.mean_nll(self.held_back.tokens, self.held_back.masks, self.batch_size)
         return nll, {'val_nll': nll}
 
@@ -180,24 +173,21 @@ def main(argv: list[str]) -> int:
     # Check the palette, the checkpoint and the architecture.
     centres = codebook.load(codebook.find_for_training(args.kmeans))
     start = starting_point(args.ckpt_path, args.kmeans, centres)
-    gpt = gpt_config({name: getattr(args, name) for name in _NETWORK_OPTIONS}, start, len(centres))
-    require(args.init == 'published' or (gpt.n_embd >= 8 and gpt.n_embd // gpt.n_head >= 2),
+    gpt_config = network_config({name: getattr(args, name) for name in _NETWORK_OPTIONS}, start, len(centres))
+    require(args.init == 'published' or (gpt_config.n_embd >= 8 and gpt_config.n_embd // gpt_config.n_head >= 2),
             '--init structured: needs an --n_embd of 8 or more and 2 or more of it for each head')
 
     # Take the output folder.
     output_dir = files.output_folder(args.save_path, '--save_path')
     with ExitStack() as stack:
-        stack.enter_context(lock.locked(output_dir, '--save_path'))
-        checkpointer.require_free(output_dir, NAME, start.state, output_dir / f'{NAME}_latest.ckpt')
-        if parallel.is_writer():
-            files.sweep(output_dir, below=False)
+        stack.enter_context(checkpointer.taken(output_dir, NAME, start.state, output_dir / f'{NAME}_latest.ckpt'))
 
         # List the pictures and masks.
         find_pictures = partial(pairs.listing, without=[output_dir], unique=False)
-        find_masks = partial(mask_files.find, output_dir=output_dir, invert=args.invert_mask, dilate=args.dilate)
+        find_masks = partial(mask_sources.find, output_dir=output_dir, invert=args.invert_mask, dilate=args.dilate)
         pictures = find_pictures(args.data_path, '--data_path', cache=output_dir / 'files.npz',
                                  writes=parallel.is_writer())
-        masks = None if args.random_stroke else find_masks(args.mask_path, '--mask_path')
+        masks = Strokes() if args.random_stroke else RandomFile(find_masks(args.mask_path, '--mask_path'))
         epoch_sampler = EpochSampler(len(pictures), args.batch_size, args.seed, rank, n_ranks)
         last_step = args.max_steps or args.train_epoch * epoch_sampler.steps_per_epoch
         require(start.step < last_step, f'--ckpt_path {args.ckpt_path}: already has the {start.step} of {last_step} '
@@ -207,12 +197,14 @@ def main(argv: list[str]) -> int:
         tokenizer, held_back = codebook.Tokenizer(centres), None
         if args.val_path:
             val_pictures = find_pictures(args.val_path, '--val_path')
-            val_masks = find_masks(args.val_mask, '--val_mask') if args.val_mask else None
-            held_back = read_held_back(val_pictures, val_masks, tokenizer, gpt.prior_size)
+            val_masks = Strokes() if not args.val_mask else \
+                PairedFile(find_masks(args.val_mask, '--val_mask'), val_pictures)
+            held_back = HeldBack(*validation_set(val_pictures, val_masks, tokenizer, gpt_config.prior_size),
+                                 loop.best_by(val_pictures, val_masks.files))
 
         # Start the workers, then MindSpore, whose threads must not be forked.
         device_target = runtime.choose(args.device_target, args.device_id, args.distributed)
-        batches = TrainingBatches(pictures, masks, tokenizer, gpt.prior_size, epoch_sampler, args.crop_scale)
+        batches = TrainingBatches(pictures, masks, tokenizer, gpt_config.prior_size, epoch_sampler, args.crop_scale)
         data_loader = stack.enter_context(closing(loader.DataLoader(batches, args.num_workers, start.step, last_step)))
         runtime.start(device_target, args.device_id, args.distributed)
 
@@ -220,27 +212,25 @@ def main(argv: list[str]) -> int:
         from Transformer.models import networks, structured_init
         from Transformer.models.step import TrainConfig, TrainStep
         rng = np.random.default_rng([args.seed, 0])
-        net = networks.GPT(gpt.vocab_size, gpt.n_embd, gpt.n_layer, gpt.n_head, gpt.prior_size ** 2, gpt.GELU_2,
-                           gelu=gpt.gelu, rng=rng)
+        net = networks.GPT(gpt_config.vocab_size, gpt_config.n_embd, gpt_config.n_layer, gpt_config.n_head,
+                           gpt_config.prior_size ** 2, gpt_config.GELU_2, gelu=gpt_config.gelu, rng=rng)
         if args.init == 'structured':
-            structured_init.start_structured(net, centres, gpt.prior_size, rng)
+            structured_init.start_structured(net, centres, gpt_config.prior_size, rng)
         step = TrainStep(net, TrainConfig.from_args(args))
 
         # Resume from the checkpoint.
         settings = checkpointer.compared_settings(
-            vars(args) | {name: getattr(gpt, name) for name in _NETWORK_OPTIONS}, _IGNORED, last_step)
+            vars(args) | {name: getattr(gpt_config, name) for name in _NETWORK_OPTIONS}, _IGNORED, last_step)
         settings |= {'total_batch': epoch_sampler.pictures_per_step, 'pictures': len(pictures)}
         trained = checkpointer.TrainedNetwork(net, step.optimizer,
-                                              {'network': 'Transformer', 'architecture': gpt.metadata()})
+                                              {'network': 'Transformer', 'architecture': gpt_config.metadata()})
         saver = checkpointer.Checkpointer(output_dir, {NAME: trained}, settings, centres, step.extra())
         progress = saver.start(start, last_step)
 
         # Train.
         schedule = Schedule(args.learning_rate, args.lr_schedule, args.warmup_steps, last_step)
         trainer = Trainer(step, schedule, epoch_sampler, args.train_epoch, args.batch_size, held_back)
-        loop_config = loop.LoopConfig(last_step, args.log_every, args.save_every,
-                                      args.val_every if held_back is not None else 0,
-                                      held_back.best_by if held_back is not None else loop.BY_TRAINING)
+        loop_config = loop.LoopConfig.from_args(args, last_step, None if held_back is None else held_back.best_by)
         return loop.fit(loop_config, trainer, epoch_sampler, data_loader, saver, progress)
 
 

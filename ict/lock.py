@@ -6,10 +6,12 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from ict.device import parallel
 from ict.errors import UserError
 
+fcntl: Any
 try:
     import fcntl
 except ImportError:  # Windows

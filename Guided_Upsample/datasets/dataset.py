@@ -10,14 +10,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from Guided_Upsample.datasets.degradation import degrade
-from ict.data import geometry, images, masks
+from ict.data import geometry, images
 from ict.data.pairs import Listing
 from ict.errors import UserError
 from ict.training.epoch_sampler import EpochSampler
 from ict.training.loader import HeldBackFiles, read_or_replace
-from ict.training.mask_files import MaskFiles
+from ict.training.mask_sources import MaskSource, RandomFile
 
-STROKES, BLOCK, RANDOM_FILE, PAIRED_FILE = 0, 1, 2, 3  # --mask_type; strokes are for validation without masks
+PAIRED_FILE = 3  # the --mask_type of sampled priors: each picture's own mask file, see MASK_SOURCES
 _BOUNDARY_REACH = 2.5  # pixels over which the weight at a hole's boundary falls to a third
 
 
@@ -48,16 +48,12 @@ class Source:
     """Stage 2's pictures, masks and priors.
 
     Attributes:
-        mask_type: BLOCK, RANDOM_FILE, PAIRED_FILE or STROKES.
-        mask_numbers: for PAIRED_FILE, each picture's mask.
         prior_folders: where the priors that stage 1 sampled lie, or None: degraded pictures.
         centres: the palette, (V, 3) float32 in [-1, 1].
     """
 
     pictures: Listing
-    mask_type: int
-    mask_files: MaskFiles | None
-    mask_numbers: list[int] | None
+    mask_source: MaskSource
     prior_folders: list[Path] | None
     centres: np.ndarray
     config: ExampleConfig
@@ -70,17 +66,17 @@ class Source:
         picture is replaced by another one, see ``read_or_replace``.
         """
         def read(i: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-            grey, prior = self.read_mask(i), self.read_prior(i, rng)
+            grey, prior = self.mask_source.of_picture(i), self.read_prior(i, rng)
             return images.load_rgb(self.pictures.path(i)), grey, prior
 
         rgb, grey, prior = read_or_replace(len(self.pictures), number, rng, read, failures)
+        height, width = rgb.shape[:2]
         if grey is not None or prior is not None:
-            box = geometry.centre_square(*rgb.shape[:2])
+            box = geometry.centre_square(height, width)
         else:
-            side = max(1, round(min(rgb.shape[:2]) * rng.uniform(crop_scale, 1.0)))
-            box = geometry.Box(int(rng.integers(rgb.shape[0] - side + 1)), int(rng.integers(rgb.shape[1] - side + 1)),
-                               side, side)
-        hole = self._hole(rgb, grey, rng, failures)
+            side = max(1, round(min(height, width) * rng.uniform(crop_scale, 1.0)))
+            box = geometry.Box(int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1)), side, side)
+        hole = self._hole(grey, (height, width), rng, failures)
         image, prior = self._image_and_prior(rgb, box, prior, rng)
         if rng.random() < 0.5:
             image, prior, hole = image[:, ::-1], prior[:, ::-1], hole[:, ::-1]
@@ -92,13 +88,16 @@ class Source:
         Raises:
             UserError: a file cannot be read.
         """
-        rng, failures = np.random.default_rng([i, 3]), []
-        grey, prior = self.read_mask(i), self.read_prior(i, rng)
+        rng = np.random.default_rng([i, 3])
+        failures: list[str] = []
+        grey, prior = self.mask_source.of_picture(i), self.read_prior(i, rng)
         rgb = images.load_rgb(self.pictures.path(i))
-        hole = self._hole(rgb, grey, rng, failures)
+        height, width = rgb.shape[:2]
+        hole = self._hole(grey, (height, width), rng, failures)
         if failures:
             raise UserError(failures[0])
-        return *self._image_and_prior(rgb, geometry.centre_square(*rgb.shape[:2]), prior, rng), hole
+        image, prior = self._image_and_prior(rgb, geometry.centre_square(height, width), prior, rng)
+        return image, prior, hole
 
     def require_readable(self) -> None:
         """Read all files of a held-back part.
@@ -109,16 +108,12 @@ class Source:
         held_back = HeldBackFiles()
         for i in tqdm(range(len(self.pictures)), desc='held-back pictures', unit='image', disable=None):
             held_back.read(images.load_rgb, self.pictures.path(i))
-            held_back.read(self.read_mask, i)
+            held_back.read(self.mask_source.of_picture, i)
             held_back.read(self.read_prior, i, np.random.default_rng([i, 3]))
-        if self.mask_type == RANDOM_FILE:
-            for i in range(len(self.mask_files)):
-                held_back.read(self.mask_files.load, i)
+        if isinstance(self.mask_source, RandomFile):
+            for i in range(len(self.mask_source.files)):
+                held_back.read(self.mask_source.files.load, i)
         held_back.require_all()
-
-    def read_mask(self, i: int) -> np.ndarray | None:
-        """The grey levels of a picture's own mask file; None when it has none."""
-        return self.mask_files.load(self.mask_numbers[i]) if self.mask_type == PAIRED_FILE else None
 
     def read_prior(self, i: int, rng: np.random.Generator) -> np.ndarray | None:
         """One of a picture's sampled priors (P, P, 3) uint8; None when they are degraded pictures."""
@@ -135,20 +130,14 @@ class Source:
         if prior is None:
             prior = degrade(rgb, self.centres, config.prior_size, config.use_degradation_2,
                             config.prior_random_degree, rng)
-        return tuple(images.bicubic(pixels, config.image_size, config.image_size) for pixels in (rgb, prior))
+        return (images.bicubic(rgb, config.image_size, config.image_size),
+                images.bicubic(prior, config.image_size, config.image_size))
 
-    def _hole(self, rgb: np.ndarray, grey: np.ndarray | None, rng: np.random.Generator,
+    def _hole(self, grey: np.ndarray | None, picture: tuple[int, int], rng: np.random.Generator,
               failures: list[str]) -> np.ndarray:
+        """The hole (S, S) bool, see ``MaskSource.hole``."""
         size = self.config.image_size
-        if self.mask_type == BLOCK:
-            return masks.block(rng, size)
-        if self.mask_type == STROKES:
-            hole = masks.strokes(rng)
-        elif self.mask_type == RANDOM_FILE:
-            hole = self.mask_files.draw(rng, failures)
-        else:
-            _, hole = geometry.hole_in(grey, *rgb.shape[:2], 'crop')
-        return geometry.touched(hole, size, size)
+        return geometry.touched(self.mask_source.hole(grey, picture, size, rng, failures), size, size)
 
 
 @dataclass(frozen=True)
@@ -200,5 +189,5 @@ def published_view(rgb: np.ndarray, grey: np.ndarray, geometry_name: str,
         rgb = geometry.cut(rgb, geometry.centre_square(*rgb.shape[:2]))
     if geometry_name == 'crop':
         grey = geometry.cut(grey, geometry.centre_square(*grey.shape))
-    small = Image.fromarray(np.ascontiguousarray(grey)).resize((image_size, image_size), Image.BICUBIC)
+    small = Image.fromarray(np.ascontiguousarray(grey)).resize((image_size, image_size), Image.Resampling.BICUBIC)
     return images.bicubic(np.ascontiguousarray(rgb), image_size, image_size), np.asarray(small) > 0

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from Guided_Upsample.datasets.dataset import PAIRED_FILE, RANDOM_FILE, ExampleConfig, Source, priors_of
+from Guided_Upsample.datasets.dataset import PAIRED_FILE, ExampleConfig, Source, priors_of
 from ict.data import pairs
 from ict.device import parallel
-from ict.errors import require
+from ict.errors import UserError, require
 from ict.log import log
 from ict.runs import inputs, manifest
-from ict.training import loop, mask_files
+from ict.training import loop, mask_sources
+from ict.training.mask_sources import MaskSource, PairedFile
 
 _PROBES = 100  # pictures whose priors are looked for before a training starts
 
@@ -40,7 +41,7 @@ class SourcePaths:
     """
 
     pictures: Given
-    mask_type: int
+    mask_type: type[MaskSource]
     output_dir: Path
     masks: Given = NOTHING
     priors: Given = NOTHING
@@ -54,60 +55,57 @@ def find(paths: SourcePaths, centres: np.ndarray, config: ExampleConfig, is_held
 
     Args:
         centres: the palette, (V, 3) float32 in [-1, 1].
-        is_held_back: the priors of all pictures are looked for, and not of a few; a training names what is missing of
-            the others when it meets them, but a validation must not fail hours later.
+        is_held_back: look for the priors of all pictures. A training looks for some, and names what is missing of the
+            others when it meets them; a validation must not fail hours later.
 
     Raises:
         UserError: see ``pairs.listing`` and ``pairs.masks_for``; or the priors are not those of the pictures and masks.
     """
-    cache = paths.output_dir / 'files.npz' if paths.cache else None
-    pictures = pairs.listing(paths.pictures.path, paths.pictures.option, without=[paths.output_dir], cache=cache,
-                             unique=False, writes=parallel.is_writer())
-    masks, numbers, prior_folders = None, None, None
-    if paths.mask_type in (RANDOM_FILE, PAIRED_FILE):
-        masks = mask_files.find(paths.masks.path, paths.masks.option, paths.output_dir, paths.invert_mask, paths.dilate)
-    if paths.mask_type == PAIRED_FILE:
-        numbers = pairs.masks_for(pictures, masks.listing)
-    if paths.priors.path:
-        prior_folders = pairs.condition_folders(paths.priors.path, paths.priors.option)
-    source = Source(pictures, paths.mask_type, masks, numbers, prior_folders, centres, config)
+    pictures = pairs.listing(paths.pictures.path, paths.pictures.option, without=[paths.output_dir],
+                             cache=paths.output_dir / 'files.npz' if paths.cache else None, unique=False,
+                             writes=parallel.is_writer())
+    mask_files = mask_sources.find(paths.masks.path, paths.masks.option, paths.output_dir, paths.invert_mask,
+                                   paths.dilate) if paths.mask_type.reads_files else None
+    prior_folders = pairs.condition_folders(paths.priors.path, paths.priors.option) if paths.priors.path else None
+    source = Source(pictures, paths.mask_type(mask_files, pictures), prior_folders, centres, config)
     if prior_folders is not None:
-        _check_priors(source, paths, 1 if is_held_back else max(1, len(pictures) // _PROBES))
+        every = 1 if is_held_back else max(1, len(pictures) // _PROBES)
+        _check_priors(source, prior_folders, range(0, len(pictures), every), paths)
     return source
 
 
-def _check_priors(source: Source, paths: SourcePaths, every: int) -> None:
-    """Raises a UserError unless sampled priors belong to the pictures and masks; looks at every so many pictures."""
+def _check_priors(source: Source, folders: list[Path], numbers: range, paths: SourcePaths) -> None:
+    """Raises a UserError unless sampled priors belong to the pictures and masks; looks at some pictures."""
     culprit = f'{paths.priors.option} {paths.priors.path}'
     made = manifest.read(paths.priors.path, manifest.STAGE_1)
-    view = inputs.View(invert_mask=paths.invert_mask, dilate=paths.dilate)
-    for name, wanted in vars(view).items() if made is not None else ():
-        seen = made['settings'].get(name)
-        require(seen == wanted, f'{culprit}: made with --{name} {seen}; training sees pictures and masks with '
-                                f'--{name} {wanted}, make the priors so')
-    if source.mask_numbers is None:
-        log(f'{culprit}: without --mask_type {PAIRED_FILE} the holes are other ones than those the priors were made '
-            f'for, so that priors show true colours in them')
-    for i in range(0, len(source.pictures), every):
-        priors_of(source.prior_folders, source.pictures, i)
-        if source.mask_numbers is not None and made is not None:
-            mask = source.mask_files.listing.path(source.mask_numbers[i])
-            _require_same_files(made['pictures'].get(source.pictures.id(i), {}), source.pictures.path(i), mask, culprit)
+    if made is not None:
+        for name, wanted in vars(inputs.View(invert_mask=paths.invert_mask, dilate=paths.dilate)).items():
+            seen = made['settings'].get(name)
+            require(seen == wanted, f'{culprit}: made with --{name} {seen}; training sees pictures and masks with '
+                                    f'--{name} {wanted}, make the priors so')
+    masks = source.mask_source if isinstance(source.mask_source, PairedFile) else None
+    if masks is None:
+        log(f'{culprit}: without --mask_type {PAIRED_FILE} the holes are other ones than those the priors were made for, so that '
+            f'priors show true colours in them')
+    for i in numbers:
+        priors_of(folders, source.pictures, i)
+        if masks is not None and made is not None:
+            _require_same_files(made['pictures'].get(source.pictures.id(i), {}), source.pictures.path(i), masks.path(i),
+                                culprit)
 
 
 def _require_same_files(entry: dict[str, Any], picture: Path, mask: Path, culprit: str) -> None:
     """Raises a UserError unless stage 1's manifest says that a prior was made of this picture and this mask."""
     paths = {'image': picture, 'mask': mask}
     other = manifest.other_source(entry, {f'{key}_digest': manifest.file_digest(paths[key]) for key in paths})
-    require(other is None, f'{culprit}: its prior of {picture} was made with another {other} than {paths.get(other)}; '
-                           f'run stage 1 again')
+    if other is not None:
+        raise UserError(f'{culprit}: its prior of {picture} was made with another {other} than {paths[other]}; '
+                        f'run stage 1 again')
 
 
-def best_by(held_back: Source | None) -> str:
+def best_by(held_back: Source) -> str:
     """What decides 'best': a score with degraded pictures cannot be compared with one with stage 1's priors."""
-    if held_back is None:
-        return loop.BY_TRAINING
-    decides = loop.best_by(held_back.pictures, held_back.mask_files)
+    decides = loop.best_by(held_back.pictures, held_back.mask_source.files)
     if held_back.prior_folders is None:
         return decides
     digests = [manifest.file_digest(path) for i in range(len(held_back.pictures))

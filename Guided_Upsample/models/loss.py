@@ -6,6 +6,7 @@ arguments of ``l1`` and returns a scalar without its weight.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import mindspore as ms
 from mindspore import nn, ops
@@ -21,11 +22,11 @@ class Networks(nn.Cell):
 
     Args:
         discriminator: pictures (B, 3, S, S) -> score map in (0, 1), feature maps.
-        vgg: pictures -> sixteen feature maps; None when no loss needs it.
+        vgg: pictures -> sixteen feature maps; None where no loss needs them.
         over_ranks: a scalar's mean over the ranks.
     """
 
-    def __init__(self, discriminator: nn.Cell | None, vgg: nn.Cell | None, over_ranks: nn.Cell) -> None:
+    def __init__(self, discriminator: nn.Cell, vgg: Any, over_ranks: nn.Cell) -> None:
         super().__init__(auto_prefix=False)
         self.discriminator, self.vgg, self.over_ranks = discriminator, vgg, over_ranks
 
@@ -105,7 +106,8 @@ def generator_loss(losses: Sequence[tuple[GeneratorLoss | None, float]],
     def loss(output: ms.Tensor, images: ms.Tensor, masks: ms.Tensor,
              pixel_weights: ms.Tensor) -> tuple[ms.Tensor, tuple[ms.Tensor, ...]]:
         zero = ms.Tensor(0.0, ms.float32)
-        total, parts = zero, ()
+        total = zero
+        parts: tuple[ms.Tensor, ...] = ()
         for function, weight in losses:
             part = zero if function is None else function(output, images, masks, pixel_weights, networks)
             total = total + weight * part

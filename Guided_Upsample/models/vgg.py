@@ -32,7 +32,7 @@ class VGG19(nn.Cell):
 
     def construct(self, x: ms.Tensor) -> tuple[ms.Tensor, ...]:
         """x (B, 3, H, W) in [0, 1] -> sixteen maps (B, channels, H / 2^(s - 1), W / 2^(s - 1)), s = 1 ... 5."""
-        maps = ()
+        maps: tuple[ms.Tensor, ...] = ()
         for layer in self.layers:
             x = layer(x)
             maps = (*maps, x)

@@ -7,12 +7,12 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ict.data import geometry, images, masks
+from ict.data import geometry, images
 from ict.data.codebook import Tokenizer
 from ict.data.pairs import Listing
 from ict.training.epoch_sampler import EpochSampler
 from ict.training.loader import HeldBackFiles, read_or_replace
-from ict.training.mask_files import MaskFiles
+from ict.training.mask_sources import MaskSource
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,11 @@ class TrainingBatches:
     """Batches of stage 1: a random square crop, flipped half the time, as tokens; a mask over them.
 
     Attributes:
-        mask_files: masks to draw from, or None for random strokes.
         crop_scale: the crop's side is between this share of the shorter side and all of it.
     """
 
     pictures: Listing
-    mask_files: MaskFiles | None
+    mask_source: MaskSource
     tokenizer: Tokenizer
     prior_size: int
     epoch_sampler: EpochSampler
@@ -51,7 +50,7 @@ class TrainingBatches:
         small = images.shrink(np.ascontiguousarray(rgb), self.prior_size)
 
         # A random mask.
-        hole = masks.strokes(rng) if self.mask_files is None else self.mask_files.draw(rng, failures)
+        hole = self.mask_source.hole(None, rgb.shape[:2], self.prior_size, rng, failures)
         return self.tokenizer(small).reshape(-1), _as_tokens(hole, self.prior_size)
 
 
@@ -60,11 +59,11 @@ def _as_tokens(hole: np.ndarray, prior_size: int) -> np.ndarray:
     return geometry.touched(hole, prior_size, prior_size).reshape(-1).astype(np.float32)
 
 
-def validation_set(pictures: Listing, mask_files: MaskFiles | None, mask_numbers: list[int] | None,
-                   tokenizer: Tokenizer, prior_size: int) -> tuple[np.ndarray, np.ndarray]:
+def validation_set(pictures: Listing, mask_source: MaskSource, tokenizer: Tokenizer,
+                   prior_size: int) -> tuple[np.ndarray, np.ndarray]:
     """tokens (N, T) int32 and masks (N, T) float32 of held-back pictures, always the same.
 
-    Each picture's middle square with its own mask; without mask files, with strokes that depend on its number alone.
+    Each picture's middle square with its own mask, or with one that depends on its number alone.
 
     Raises:
         UserError: names the files that cannot be read, all together.
@@ -72,15 +71,12 @@ def validation_set(pictures: Listing, mask_files: MaskFiles | None, mask_numbers
     tokens, holes, held_back = [], [], HeldBackFiles()
     for i in tqdm(range(len(pictures)), desc='held-back pictures', unit='image', disable=None):
         rgb = held_back.read(images.load_rgb, pictures.path(i))
-        grey = held_back.read(mask_files.load, mask_numbers[i]) if mask_files is not None else None
+        grey = held_back.read(mask_source.of_picture, i)
         if held_back.failures:
             continue
         square = geometry.cut(rgb, geometry.centre_square(*rgb.shape[:2]))
         tokens.append(tokenizer(images.shrink(square, prior_size)).reshape(-1))
-        if grey is None:
-            hole = masks.strokes(np.random.default_rng([i, 3]))
-        else:
-            _, hole = geometry.hole_in(grey, *rgb.shape[:2], 'crop')
+        hole = mask_source.hole(grey, rgb.shape[:2], prior_size, np.random.default_rng([i, 3]), [])
         holes.append(_as_tokens(hole, prior_size))
     held_back.require_all()
     return np.stack(tokens), np.stack(holes)
@@ -95,5 +91,5 @@ def published_view(rgb: np.ndarray, grey: np.ndarray, geometry_name: str,
     if geometry_name == 'crop':
         rgb = geometry.cut(rgb, geometry.centre_square(*rgb.shape[:2]))
         grey = geometry.cut(grey, geometry.centre_square(*grey.shape))
-    small = Image.fromarray(np.ascontiguousarray(grey)).resize((prior_size, prior_size), Image.NEAREST)
+    small = Image.fromarray(np.ascontiguousarray(grey)).resize((prior_size, prior_size), Image.Resampling.NEAREST)
     return images.shrink(np.ascontiguousarray(rgb), prior_size), np.asarray(small) / 255 > 0.5

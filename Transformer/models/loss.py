@@ -35,7 +35,8 @@ def masked_loss(losses: Sequence[tuple[PositionLoss, float]], per_masked_token: 
     def loss(logits: ms.Tensor, tokens: ms.Tensor, masks: ms.Tensor) -> tuple[ms.Tensor, tuple[ms.Tensor, ...]]:
         logits, tokens = logits.reshape(-1, logits.shape[-1]), tokens.reshape(-1)  # (B * T, V), (B * T,)
         n_missing = ops.maximum(over_ranks(masks.sum()), ms.Tensor(1.0, ms.float32))
-        total, parts = ms.Tensor(0.0, ms.float32), ()
+        total = ms.Tensor(0.0, ms.float32)
+        parts: tuple[ms.Tensor, ...] = ()
         for function, weight in losses:
             missing = function(logits, tokens) * masks.reshape(-1)  # (B * T,)
             part = missing.sum() / n_missing

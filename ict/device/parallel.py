@@ -6,7 +6,10 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
+import time
+from pathlib import Path
 
 from ict.errors import require
 
@@ -68,11 +71,38 @@ def check_launch(distributed: bool) -> None:
 def serve() -> None:
     """Be msrun's scheduler until the ranks are done, then leave."""
     os.environ.setdefault('GLOG_v', '3')
+    _end_without_ranks()
     import mindspore as ms
     from mindspore import communication
     ms.set_device('CPU')
     communication.init()
     sys.exit(0)
+
+
+def _end_without_ranks() -> None:
+    """Have a process end this one, the scheduler, when msrun has no other left.
+
+    It would wait for hours for ranks that ended before they joined, and msrun would wait for it.
+    """
+    scheduler, launcher = os.getpid(), os.getppid()
+    children = Path(f'/proc/{launcher}/task/{launcher}/children')
+    if not children.is_file() or os.fork():
+        return
+    have_been = False
+    while os.getppid() == scheduler:
+        others = [child for child in children.read_text().split() if child != str(scheduler) and _is_alive(child)]
+        if have_been and not others:
+            os.kill(scheduler, signal.SIGKILL)
+        have_been = have_been or bool(others)
+        time.sleep(0.5)
+    os._exit(0)
+
+
+def _is_alive(process: str) -> bool:
+    try:
+        return Path(f'/proc/{process}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
+    except OSError:
+        return False
 
 
 def _sum_over_ranks(values: list[float]) -> list[float]:

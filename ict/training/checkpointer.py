@@ -4,13 +4,16 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ict import checkpoint, files
+from ict import checkpoint, files, lock
+from ict.device import parallel
 from ict.errors import UserError
 from ict.log import log
 
@@ -238,12 +241,28 @@ def find_state(weights: Path) -> checkpoint.Checkpoint | None:
 
 def require_free(folder: Path, network: str, state: checkpoint.Checkpoint | None, resume_from: Path) -> None:
     """Raises a UserError where a training would overwrite another one than it continues; names ``resume_from``."""
-    there = folder / state_name(network)
-    if not os.path.isfile(there) or (state is not None and os.path.samefile(state.path, there)):
+    path = folder / state_name(network)
+    if not os.path.isfile(path):
         return
-    step = checkpoint.read(there, '--save_path').expect('state', '--save_path').metadata['progress']['step']
-    raise UserError(f'--save_path {folder}: holds a training that has taken {step} steps; go on with --ckpt_path '
-                    f'{resume_from}, or name another --save_path')
+    there = checkpoint.read(path, '--save_path').expect('state', '--save_path')
+    if state is None or not os.path.samefile(state.path, path):
+        raise UserError(f'--save_path {folder}: holds a training that has taken {there.metadata["progress"]["step"]} '
+                        f'steps; go on with --ckpt_path {resume_from}, or name another --save_path')
+    if there.metadata != state.metadata:
+        raise UserError(f'--ckpt_path {path}: another run has just saved it anew; start this one again')
+
+
+@contextmanager
+def taken(folder: Path, network: str, state: checkpoint.Checkpoint | None, resume_from: Path) -> Iterator[None]:
+    """Keep an output folder for one training: locked, see ``lock.locked``, and free, see ``require_free``.
+
+    What an interrupted run left unfinished is removed.
+    """
+    with lock.locked(folder, '--save_path'):
+        require_free(folder, network, state, resume_from)
+        if parallel.is_writer():
+            files.sweep(folder, below=False)
+        yield
 
 
 def weights_in(state: checkpoint.Checkpoint, network: str) -> checkpoint.Checkpoint:

@@ -67,7 +67,7 @@ class HeldBackFiles:
                             f'{more}); mend or remove them')
 
 
-_dataset: Dataset | None = None
+_dataset: Dataset  # of a worker process
 
 
 def _begin_worker(dataset: Dataset, parent: int) -> None:
@@ -105,16 +105,16 @@ class DataLoader:
         self.dataset = dataset
         self.steps = iter(range(first_step, last_step))
         self.waiting: deque[Future] = deque()
-        self.pool = None
+        self.pool: ProcessPoolExecutor | None = None
         if workers > 0:
             self.pool = ProcessPoolExecutor(workers, get_context('fork'), _begin_worker, (dataset, os.getpid()))
             for _ in range(2 * workers):
-                self._ask()
+                self._ask(self.pool)
 
-    def _ask(self) -> None:
+    def _ask(self, pool: ProcessPoolExecutor) -> None:
         step = next(self.steps, None)
         if step is not None:
-            self.waiting.append(self.pool.submit(_make_batch, step))
+            self.waiting.append(pool.submit(_make_batch, step))
 
     def __iter__(self) -> Iterator[tuple[tuple[np.ndarray, ...], list[str]]]:
         if self.pool is None:
@@ -124,7 +124,7 @@ class DataLoader:
         while self.waiting:
             try:
                 ready = self.waiting.popleft().result()
-                self._ask()
+                self._ask(self.pool)
             except BrokenProcessPool:
                 raise WorkerDiedError('a data worker died (out of memory?); --ckpt_path continues, perhaps with a '
                                       'smaller --num_workers') from None
@@ -148,7 +148,7 @@ class Unreadable:
         self.checked = 0
 
     def add(self, failures: list[str]) -> None:
-        """Note the lines of a step; those that are new are said."""
+        """Note the lines of a step; new ones are printed."""
         for line in failures:
             if line not in self.seen:
                 self.seen.add(line)

@@ -1,6 +1,7 @@
 """The training loop of both stages."""
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import math
@@ -23,10 +24,9 @@ from ict.training.train_log import TrainLog
 
 if TYPE_CHECKING:
     from ict.data.pairs import Listing
-    from ict.training.mask_files import MaskFiles
+    from ict.training.mask_sources import MaskFiles
 
 Arrays = tuple[np.ndarray, ...]
-BY_TRAINING = 'training'  # what decides 'best' without validation
 
 
 class Trainer(Protocol):
@@ -60,8 +60,14 @@ class LoopConfig:
     last_step: int
     log_every: int
     save_every: int
-    val_every: int
-    best_by: str
+    val_every: int = 0
+    best_by: str = 'training'
+
+    @classmethod
+    def from_args(cls, args: argparse.Namespace, last_step: int, best_by: str | None) -> LoopConfig:
+        """From the options of train.py; without validation ``best_by`` is None."""
+        validation = {} if best_by is None else {'val_every': args.val_every, 'best_by': best_by}
+        return cls(last_step, args.log_every, args.save_every, **validation)
 
 
 def best_by(pictures: Listing, mask_files: MaskFiles | None) -> str:

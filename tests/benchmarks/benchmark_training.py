@@ -38,6 +38,7 @@ from ict.errors import require
 from ict.options import positive
 from ict.training import loader
 from ict.training.epoch_sampler import EpochSampler
+from ict.training.mask_sources import Block, Strokes
 from tests.benchmarks.clock import memory_mb
 from tests.benchmarks.tables import Columns, Row, machine, markdown, write
 from Transformer import train as train_1
@@ -180,13 +181,13 @@ def data(args: argparse.Namespace) -> int:
     about, rows = machine('CPU', os.getloadavg()[0]), []
     centres = codebook.load(codebook.find_for_training(''))
     own_1 = train_1.arguments(['--data_path', args.input, '--random_stroke'])
-    own_2 = train_2.arguments(['--input', args.input, '--mask_type', str(data_2.BLOCK)])
-    source = sources.find(sources.SourcePaths(sources.Given('--input', args.input), data_2.BLOCK, output_dir), centres,
+    own_2 = train_2.arguments(['--input', args.input, '--mask_type', '1'])
+    source = sources.find(sources.SourcePaths(sources.Given('--input', args.input), Block, output_dir), centres,
                           options.chosen(data_2.ExampleConfig, own_2))
     epoch_sampler = EpochSampler(len(source.pictures), 1, 0)
     pipelines = {
         'stage 1: decode, crop, flip, strokes, tokens': data_1.TrainingBatches(
-            source.pictures, None, codebook.Tokenizer(centres), PRIOR_SIZE, epoch_sampler, own_1.crop_scale),
+            source.pictures, Strokes(), codebook.Tokenizer(centres), PRIOR_SIZE, epoch_sampler, own_1.crop_scale),
         'stage 2: decode, crop, flip, block, degraded prior': data_2.TrainingBatches(
             source, epoch_sampler, own_2.crop_scale)}
     for name, batches in pipelines.items():

@@ -101,7 +101,8 @@ def black_and_white(tmp_path) -> tuple[Path, Path]:
         hole = np.zeros((96, 96), np.uint8)
         hole[10 + 5 * i:50, 20:40 + 5 * i] = 255
         Image.fromarray(255 - hole).save(black / f'{i}.png')
-        Image.fromarray(data_masks.adjusted(hole, False, 3)).save(white / f'{i}.png')
+        Image.fromarray(hole).save(white / f'{i}.png')
+        Image.fromarray(data_masks.load(white / f'{i}.png', dilate=3)).save(white / f'{i}.png')
     return black, white
 
 

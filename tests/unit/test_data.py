@@ -16,7 +16,7 @@ from ict.data import codebook, geometry, images, masks, pairs
 from ict.errors import UserError
 from ict.runs import metrics
 from ict.training.epoch_sampler import EpochSampler
-from ict.training.mask_files import MaskFiles
+from ict.training.mask_sources import Block, MaskFiles, PairedFile, RandomFile
 from tests.conftest import parity, photograph
 from Transformer.datasets import dataset as stage_1
 
@@ -231,7 +231,7 @@ def slope(tmp_path) -> dict[str, pairs.Listing]:
 
 
 def test_training_examples_of_stage_2_keep_image_mask_and_prior_together(slope, colours):
-    source = stage_2.Source(slope['image'], stage_2.PAIRED_FILE, MaskFiles(slope['mask']), [0],
+    source = stage_2.Source(slope['image'], PairedFile(MaskFiles(slope['mask']), slope['image']),
                             [slope['AP/condition_1'].path(0).parent], colours, stage_2.ExampleConfig(64, 8))
     flipped = []
     for seed in range(20):
@@ -245,9 +245,10 @@ def test_training_examples_of_stage_2_keep_image_mask_and_prior_together(slope, 
 
 
 def test_training_crops_of_both_stages_are_squares_of_the_sides_asked_for(slope, colours):
-    free = stage_2.Source(slope['image'], stage_2.BLOCK, None, None, None, colours, stage_2.ExampleConfig(64, 8))
-    batches = stage_1.TrainingBatches(slope['image'], MaskFiles(slope['mask']), codebook.Tokenizer(colours), 32,
-                                      EpochSampler(1, 1, 0), 0.5)
+    free = stage_2.Source(slope['image'], Block(), None, colours, stage_2.ExampleConfig(64, 8))
+    masks_1 = RandomFile(MaskFiles(slope['mask']))
+    batches = stage_1.TrainingBatches(slope['image'], masks_1, codebook.Tokenizer(colours), 32, EpochSampler(1, 1, 0),
+                                      0.5)
     spans: dict[str, list[tuple[float, float]]] = {'1': [], '2': []}
     flips: dict[str, list[bool]] = {'1': [], '2': []}
     for step in range(40):
