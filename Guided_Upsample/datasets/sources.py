@@ -85,8 +85,8 @@ def _check_priors(source: Source, folders: list[Path], numbers: range, paths: So
                                     f'--{name} {wanted}, make the priors so')
     masks = source.mask_source if isinstance(source.mask_source, PairedFile) else None
     if masks is None:
-        log(f'{culprit}: without --mask_type {PAIRED_FILE} the holes are other ones than those the priors were made for, so that '
-            f'priors show true colours in them')
+        log(f'{culprit}: without --mask_type {PAIRED_FILE} the holes are other ones than those the priors were made '
+            f'for, so that priors show true colours in them')
     for i in numbers:
         priors_of(folders, source.pictures, i)
         if masks is not None and made is not None:
