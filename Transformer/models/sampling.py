@@ -186,7 +186,8 @@ class _Picture:
     """A picture that is being filled; all arrays are changed in place.
 
     Attributes:
-        tokens, missing, log_probs: (T,) each; log_probs holds those of the tokens filled so far.
+        tokens, missing: (T,) int32 and bool.
+        log_probs: (T,) float64, of the tokens filled so far.
         uniform, gumbel: (T,) noise.
         counts: (n,) tokens that each pass fills.
     """
@@ -198,8 +199,8 @@ class _Picture:
     gumbel: np.ndarray
     counts: np.ndarray
 
-    def first(self, order: Order, step: int, positions: np.ndarray, log_probs: np.ndarray | None) -> np.ndarray:
-        """Which of ``positions`` a pass fills, as indices into them; none after the last pass."""
+    def select(self, order: Order, step: int, positions: np.ndarray, log_probs: np.ndarray | None) -> np.ndarray:
+        """Which of the missing ``positions`` pass ``step`` fills, as indices into them; none after the last pass."""
         if step >= len(self.counts):
             return np.empty(0, np.int64)
         remaining = 1.0 - (step + 1) / len(self.counts)
@@ -240,26 +241,26 @@ class Sampler:
         # All noise is drawn before the first pass
         uniform = np.stack([rng.random(self.n_positions) for rng in rngs])  # (B, T)
         gumbel = -np.log(-np.log(np.stack([rng.uniform(1e-12, 1.0, self.n_positions) for rng in rngs])))  # (B, T)
-        log_probs = np.zeros(tokens.shape)
         counts = [np.diff(cumulative_counts(n, self.config.sample_steps or n), prepend=0) for n in holes.sum(1)]
-        pictures = list(map(_Picture, tokens, missing, log_probs, uniform, gumbel, counts))
+        pictures = list(map(_Picture, tokens, missing, np.zeros(tokens.shape), uniform, gumbel, counts))
 
         n_passes = max(map(len, counts), default=0)
         for step in range(n_passes):
-            # Which positions to read: those to fill, or all missing ones if the order looks at their tokens first
+            # Positions to read: those to fill, or all missing ones if the order looks at the tokens drawn for them
             read = [np.flatnonzero(picture.missing) for picture in pictures]
             if not self.order.needs_log_prob:
-                read = [positions[picture.first(self.order, step, positions, None)]
+                read = [positions[picture.select(self.order, step, positions, None)]
                         for picture, positions in zip(pictures, read, strict=True)]
 
-            logits = self._read(tokens, missing, read, everywhere=step == 0)
-            for picture, positions, own in zip(pictures, read, logits, strict=True):
-                drawn = self.choose(positions, own, picture.uniform[positions])
-                likely = log_prob(own, drawn)
+            # Draw and fill
+            all_logits = self._read(tokens, missing, read, everywhere=step == 0)
+            for picture, positions, logits in zip(pictures, read, all_logits, strict=True):
+                drawn = self.choose(positions, logits, picture.uniform[positions])
+                log_probs = log_prob(logits, drawn)
                 if self.order.needs_log_prob:
-                    kept = picture.first(self.order, step, positions, likely)
-                    positions, drawn, likely = positions[kept], drawn[kept], likely[kept]
-                picture.fill(positions, drawn, likely)
+                    kept = picture.select(self.order, step, positions, log_probs)
+                    positions, drawn, log_probs = positions[kept], drawn[kept], log_probs[kept]
+                picture.fill(positions, drawn, log_probs)
             on_pass(step + 1, n_passes)
         return [Sample(p.tokens, float(p.log_probs[hole].sum())) for p, hole in zip(pictures, holes, strict=True)]
 
@@ -272,14 +273,14 @@ class Sampler:
         """Logits (n, V) at the n positions that ``read`` names for each picture.
 
         Args:
-            everywhere: ask for all positions. So does the first pass of a sample, in which everything is computed
-                anyway: a model that reuses earlier calls then knows that none of them may enter.
+            everywhere: ask the model for all positions. The first pass of a sample does, so that a model that reuses
+                what earlier calls computed knows that a new sample begins.
         """
         if everywhere:
             logits = self.logits_at(tokens, missing, self._all_positions(len(tokens)))  # (B, T, V)
             return [own[positions] for own, positions in zip(logits, read, strict=True)]
-        most = max(map(len, read))
-        padded = np.stack([np.resize(positions, most) for positions in read]).astype(np.int32)  # (B, P)
+        n_read = max(map(len, read))
+        padded = np.stack([np.resize(positions, n_read) for positions in read]).astype(np.int32)  # (B, P)
         logits = self.logits_at(tokens, missing, padded)  # (B, P, V)
         return [own[:len(positions)] for own, positions in zip(logits, read, strict=True)]
 
