@@ -176,7 +176,7 @@ def agreed_view(args: Any, made: dict[str, Any] | None) -> inputs.View:
     """
     own_geometry = 'resize' if args.keep_size else 'crop'
     theirs = made['settings'] if made is not None else {}
-    view = inputs.View.of(args, theirs.get('mask_mode') or 'sealed', theirs.get('geometry') or own_geometry)
+    view = inputs.View.from_args(args, theirs.get('mask_mode') or 'sealed', theirs.get('geometry') or own_geometry)
     for key, value in vars(view).items():
         require(theirs.get(key) in (None, value),
                 f'--{key} {value} contradicts the priors in {args.prior}, made with {key} {theirs.get(key)}; '

@@ -164,7 +164,7 @@ def check(args: Any) -> Job:
     checkpoint.check(found, shape.shapes())
     colours = palette_of(found, args.kmeans, shape.vocab_size)
     folder = Path(args.save_url)
-    view = inputs.View.of(args)
+    view = inputs.View.from_args(args)
     work = inputs.find(args.image_url, '--image_url', args.mask_url, '--mask_url', args.max_pixels, folder,
                        *([args.skip] if args.skip else []))
     work.refuse_to_overwrite((prior_path(folder, k, work.id(i)) for i in range(len(work))

@@ -300,7 +300,7 @@ def write(place: Path, work: inputs.Inputs, view: inputs.View, sample_num: int, 
 
 def main(argv: list[str]) -> int:
     args, further = arguments(argv)
-    view = inputs.View.of(args)
+    view = inputs.View.from_args(args)
     for name in ('input', 'mask'):
         given = Path(getattr(args, name)).resolve()
         require(not (os.path.isdir(given) and Path(args.save_place).resolve().is_relative_to(given)),
