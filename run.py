@@ -52,7 +52,8 @@ def arguments(argv: list[str]) -> Any:
     add('--model', choices=('demo', *PUBLISHED), default='demo', help='a pair of checkpoints by name')
     add('--input_image', default='', help='images: folder (searched recursively), file, or list of paths '
                                           '(default: the bundled samples)')
-    add('--input_mask', default='', help='masks likewise, white = hole; a single file serves all images')
+    add('--input_mask', default='', help='masks likewise, white = hole; a single file serves all images; alpha: what '
+                                         'is transparent in the images (default where each has such a part)')
     add('--save_place', default='./save', help='results, priors (AP) and metrics go here')
     add('--sample_num', type=int, default=1, help='completions an image')
     options.add_flag(parser, '--test_only', 'metrics only: no result pictures are kept')
@@ -63,13 +64,16 @@ def arguments(argv: list[str]) -> Any:
     args = parser.parse_args(argv)
     positive(args, 'sample_num')
     stage_1.check_sampling(args)
-    require(bool(args.input_image) == bool(args.input_mask), '--input_image and --input_mask: give both')
+    require(bool(args.input_image) or not args.input_mask, '--input_image and --input_mask: give both')
     require(bool(args.transformer_ckpt) == bool(args.upsample_ckpt), '--transformer_ckpt and --upsample_ckpt: give '
                                                                      'both, they belong together')
     if not argv:
         args.sample_num, args.sample_steps, args.visualize = DEMO_SAMPLES, stage_1.RECOMMENDED_STEPS, True
     if not args.input_image:
         args.input_image, args.input_mask = str(SAMPLES), str(SAMPLE_MASKS)
+    if not args.input_mask:
+        args.input_mask = inputs.without_masks(args.input_image, '--input_image', '--input_mask', args.max_pixels,
+                                               args.save_place)
     if args.keep_size and args.geometry is None:
         args.geometry = 'resize'
     if not args.transformer_ckpt:
@@ -102,8 +106,8 @@ def commands(args: Any) -> tuple[list[str], list[str]]:
     def given(*names: str) -> list[str]:
         return [f'--{name}={value}' for name in names if (value := getattr(args, name)) not in (None, '')]
 
-    shared = given('mask_mode', 'geometry', 'invert_mask', 'dilate', 'max_pixels', 'overwrite', 'prior_size', 'kmeans',
-                   'seed', 'batch_size', 'amp_level', 'device_id')
+    shared = given('mask_mode', 'geometry', 'invert_mask', 'dilate', 'max_pixels', 'allow_truncated', 'overwrite',
+                   'prior_size', 'kmeans', 'seed', 'batch_size', 'amp_level', 'device_id')
     priors = str(Path(args.save_place) / 'AP')
     first = [f'--ckpt_path={args.transformer_ckpt}', f'--image_url={args.input_image}',
              f'--mask_url={args.input_mask}', f'--save_url={priors}', f'--skip={args.save_place}',

@@ -39,7 +39,8 @@ def arguments(argv: list[str]) -> Any:
     add = parser.add_argument
     add('--ckpt_path', required=True, help='generator checkpoint, or the folder that holds InpaintingModel_gen.ckpt')
     add('--input', required=True, help='images: folder (searched recursively), file, or list of paths')
-    add('--mask', required=True, help='masks likewise, white = hole; a single file serves all images')
+    add('--mask', required=True, help='masks likewise, white = hole; a single file serves all images; alpha: what is '
+                                      'transparent in the images')
     add('--prior', required=True, help="stage 1's save_url")
     add('--save_path', default='./results', help='results go here')
     add('--kmeans', default='', help='accepted: the priors are colours already')
@@ -131,7 +132,8 @@ def check(args: Any) -> Job:
                                                    f'only {len(conditions)}')
     made = manifest.read(args.prior, manifest.STAGE_1)
     view = agreed_view(args, made)
-    work = inputs.find(args.input, '--input', args.mask, '--mask', args.max_pixels, folder, args.prior)
+    work = inputs.find(args.input, '--input', args.mask, '--mask', args.max_pixels, folder, args.prior,
+                       allow_truncated=args.allow_truncated)
     work.quiet = made is not None  # stage 1 has said what can't be represented
     if not args.test_only:
         work.refuse_to_overwrite(outputs(folder, work, args.condition_num, args.visualize),
@@ -145,7 +147,8 @@ def check(args: Any) -> Job:
 def check_before_stage_1(args: Any) -> None:
     """What can be wrong while there are no priors yet; run.py's check before stage 1 starts."""
     found, shape = check_model(args)
-    work = inputs.find(args.input, '--input', args.mask, '--mask', args.max_pixels, args.save_path)
+    work = inputs.find(args.input, '--input', args.mask, '--mask', args.max_pixels, args.save_path,
+                       allow_truncated=args.allow_truncated)
     folder = Path(args.save_path)
     if not args.test_only:
         work.refuse_to_overwrite(outputs(folder, work, args.condition_num, args.visualize),
@@ -382,9 +385,9 @@ def _write(job: Job, path: Path, seen: Seen, painted: np.ndarray, result: np.nda
     if job.own_size:
         completed = compositing.blended(painted, seen.image / np.float32(255), seen.hole)
         native = compositing.at_own_size(seen.picture.native, seen.frame, seen.full_hole, completed)
-        images.write_png(path, native, seen.picture.icc_profile)
+        images.write_png(path, native, seen.picture.icc_profile, exif=seen.picture.exif)
     else:
-        images.write_png(path, (result * 255).astype(np.uint8))
+        images.write_png(path, (result * 255).astype(np.uint8), seen.picture.icc_profile, exif=seen.picture.exif)
 
 
 def _batches(job: Job, todo: list[tuple[int, int]], batch_size: int, outcome: inputs.Outcome,

@@ -39,7 +39,8 @@ def arguments(argv: list[str]) -> Any:
     add = parser.add_argument
     add('--ckpt_path', required=True, help='transformer checkpoint; it tells the architecture')
     add('--image_url', required=True, help='images: folder (searched recursively), file, or list of paths')
-    add('--mask_url', required=True, help='masks likewise, white = hole; a single file serves all images')
+    add('--mask_url', required=True, help='masks likewise, white = hole; a single file serves all images; alpha: what '
+                                          'is transparent in the images')
     add('--save_url', default='./', help='where condition_1 ... and manifest.json go')
     add('--skip', default='', help='a further folder that is not searched: where stage 2 puts its results')
     options.add_device(parser)
@@ -166,7 +167,7 @@ def check(args: Any) -> Job:
     folder = Path(args.save_url)
     view = inputs.View.from_args(args)
     work = inputs.find(args.image_url, '--image_url', args.mask_url, '--mask_url', args.max_pixels, folder,
-                       *([args.skip] if args.skip else []))
+                       *([args.skip] if args.skip else []), allow_truncated=args.allow_truncated)
     work.refuse_to_overwrite((prior_path(folder, k, work.id(i)) for i in range(len(work))
                               for k in range(1, args.condition_num + 1)), f'--save_url {args.save_url}')
     files.output_folder(folder, '--save_url')
@@ -190,9 +191,8 @@ def prepare(work: inputs.Inputs, i: int, view: inputs.View, prior_size: int,
                      f'--geometry resize (run.py: or --keep_size)')
         frame, full = geometry.hole_in(grey, *picture.rgb.shape[:2], view.geometry)
         small, hole = geometry.sealed(geometry.cut(picture.rgb, frame), full, prior_size, Image.BILINEAR)
-    if not hole.any():
-        work.say(f'{work.mask_path(i)}: no hole in the part of {work.pictures.path(i)} that is completed; '
-                 f'{"black, up to" if view.invert_mask else "white, above"} {geometry.HOLE_LEVEL}, is the hole')
+    require(hole.any(), f'{work.mask_path(i)}: nothing to fill in the part of {work.pictures.path(i)} that is '
+                        f'completed; use --geometry resize (run.py: or --keep_size)')
     return quantise(small).reshape(-1), hole.reshape(-1)
 
 

@@ -306,7 +306,8 @@ def main(argv: list[str]) -> int:
         require(not (os.path.isdir(given) and Path(args.save_place).resolve().is_relative_to(given)),
                 f'--save_place {args.save_place}: lies in --{name}, where its pictures would count; name another place')
     place = files.output_folder(args.save_place, '--save_place')
-    work = inputs.find(args.input, '--input', args.mask, '--mask', args.max_pixels, place)
+    work = inputs.find(args.input, '--input', args.mask, '--mask', args.max_pixels, place,
+                       allow_truncated=args.allow_truncated)
     refuse_strangers(place, work, args.sample_num)
     worst = 0
     for folder, own, passed, what in (

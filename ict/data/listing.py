@@ -218,7 +218,7 @@ def _scan(root: Path, skip: set[str]) -> _Scan:
             continue
         scan.folders.append(below)
         scan.changed.append(state.st_mtime_ns)
-        if below and any(name in _RECORDS and _read_record(folder / name) for name in others):
+        if below and any(name in _RECORDS and _recorded(folder / name) is not None for name in others):
             scan.results.append(below.rstrip('/'))
             continue
         above |= {(state.st_dev, state.st_ino)}
@@ -264,7 +264,7 @@ def _file_or_missing(path: str) -> bool:
     return os.path.isfile(path) or not os.path.exists(path)
 
 
-def _read_record(path: Path) -> dict[str, dict] | None:
+def _recorded(path: Path) -> dict[str, dict] | None:
     """The pictures that a record of an earlier run tells of; None for a file of others by the same name."""
     try:
         content = files.read_json(path)
@@ -276,7 +276,7 @@ def _read_record(path: Path) -> dict[str, dict] | None:
 
 def _not_made_here(root: Path, names: list[str]) -> list[str]:
     """``names`` but those that the records in ``root`` itself tell of, when results were put beside the photographs."""
-    records = [record for name in _RECORDS if (record := _read_record(root / name)) is not None]
+    records = [record for name in _RECORDS if (record := _recorded(root / name)) is not None]
     if not records:
         return names
     pictures = set().union(*records)

@@ -83,7 +83,7 @@ def _of_many_values(rgb: np.ndarray) -> np.ndarray | None:
     if np.count_nonzero(spread > _COLOURFUL) <= _FEW * spread.size:
         if ends is None:
             between = np.count_nonzero((grey > _BLACK) & (grey < _WHITE))
-            return grey if 2 * between <= grey.size else None
+            return grey if 2 * between <= grey.size or int(grey.max()) - int(grey.min()) <= _NEAR else None
         if ends[0].mean() < _DARK and ends[1].mean() > _BRIGHT:
             return grey
     if ends is None:

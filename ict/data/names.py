@@ -32,9 +32,9 @@ class Found:
 def pair(images: Sequence[str], masks: Sequence[str]) -> Found:
     """What the first rule finds that gives every image a mask of its own.
 
-    From the strict to the loose: equal paths, then equal file names; one common prefix or suffix on all masks; the
-    same with other padding of numbers; in other letter case; an affix that ends inside a word or number; equal numbers
-    alone. A rule never changes a pair of a stricter one. Where no rule serves all images: what the rule finds that
+    From the strict to the loose: equal names; one common prefix or suffix on all masks; the same with other padding of
+    numbers; in other letter case; all that whatever the folders are; an affix that ends inside a word or number; equal
+    numbers alone. A rule never changes a pair of a stricter one. Where no rule serves all images: what the rule finds that
     serves most, without pairs and rivals where names tell nothing.
     """
     best, certain = Found(), {}
@@ -73,7 +73,7 @@ def split(names: Sequence[str]) -> tuple[list[int], list[int]] | None:
 
 def natural_order(name: str) -> list[tuple[int, int, str]]:
     """A sorting key by which 2 comes before 10."""
-    return [(0, int(part), part) if part.isascii() and part.isdigit() else (1, 0, part)
+    return [(0, int(part), '') if part.isascii() and part.isdigit() else (1, 0, part)
             for part in re.split('([0-9]+)', _normal(name)) if part]
 
 
@@ -116,9 +116,8 @@ def _rules(images: Sequence[str], masks: Sequence[str]) -> Iterator[Found]:
     def keys(form: Callable[[str], str], part: Callable[[str], str]) -> tuple[list[str], list[str]]:
         return [form(part(name)) for name in images], [form(part(name)) for name in masks]
 
-    for form in _FORMS:
-        for rule, part in product((_equal, _with_affix), (_path, _stem)):
-            yield rule(*keys(form, part))
+    for part, form, rule in product((_path, _stem), _FORMS, (_equal, _with_affix)):
+        yield rule(*keys(form, part))
     for part in (_path, _stem):
         yield _with_any_affix(*keys(_normal, part))
     for part in (_path, _stem):
@@ -161,6 +160,7 @@ def _with_affix(images: Sequence[str], masks: Sequence[str]) -> Found:
 def _affixes_at_borders(images: set[str], masks: Sequence[str]) -> Counter[Affix]:
     """How many masks are an image's name with something before or after it, for each such prefix and suffix."""
     served: Counter[Affix] = Counter()
+    images = {name for name in images if any(map(str.isalnum, _stem(name)))}
     for name in masks:
         folder, slash, stem = name.rpartition('/')
         borders = [0, *(part.end() for part in _PART.finditer(stem))]
@@ -192,20 +192,14 @@ def _affixes_of(image: str, masks: Sequence[str]) -> list[Affix]:
 
 
 def _by_affixes(images: Sequence[str], masks: Sequence[str], affixes: Iterable[Affix]) -> Found:
-    """What all of these affixes find; where they differ, none is right for certain."""
-    candidates: dict[int, set[int]] = defaultdict(set)
-    total = Found()
-    for affix in affixes:
-        found = _equal([affix.around(name) for name in images], masks)
-        total.rivals |= found.rivals
-        for i, mask in found.pairs.items():
-            candidates[i].add(mask)
-    for i, own in candidates.items():
-        if len(own) == 1 and i not in total.rivals:
-            total.pairs[i] = own.pop()
-        else:
-            total.rivals[i] = sorted(own.union(total.rivals.get(i, ())))
-    return total
+    """What the affix finds that serves most images; where several serve all and differ, none is right for certain."""
+    by_affix = [_equal([affix.around(name) for name in images], masks) for affix in affixes]
+    best = max(by_affix, key=lambda found: len(found.pairs) + len(found.rivals), default=Found())
+    if len(best.pairs) < len(images):
+        return best
+    candidates = [{found.pairs[i] for found in by_affix if len(found.pairs) == len(images)} for i in range(len(images))]
+    return Found({i: min(own) for i, own in enumerate(candidates) if len(own) == 1},
+                 {i: sorted(own) for i, own in enumerate(candidates) if len(own) > 1})
 
 
 def _with_numbers(images: Sequence[str], masks: Sequence[str]) -> Found:
