@@ -37,7 +37,8 @@ def arguments(argv: list[str]) -> Any:
     add('--model', choices=pretrained.PAIRS, default='demo', help='a pair of checkpoints by name')
     add('--input_image', default='', help='images: folder (searched recursively), file, or list of paths '
                                           '(default: the bundled samples)')
-    add('--input_mask', default='', help='masks likewise, white = hole; a single file serves all images')
+    add('--input_mask', default='', help='masks likewise, white = hole; a single file serves all images; alpha: what '
+                                         'is transparent in the images (default where each has such a part)')
     add('--save_place', default='./save', help='results, priors (AP) and metrics go here')
     add('--sample_num', type=int, default=1, help='completions an image')
     stage_1.add_model(parser)
@@ -49,13 +50,16 @@ def arguments(argv: list[str]) -> Any:
     positive(args, 'sample_num')
     stage_1.check_sampling(args)
     stage_2.check_painting(args)
-    require(bool(args.input_image) == bool(args.input_mask), '--input_image and --input_mask: give both')
+    require(bool(args.input_image) or not args.input_mask, '--input_image and --input_mask: give both')
     require(bool(args.transformer_ckpt) == bool(args.upsample_ckpt), '--transformer_ckpt and --upsample_ckpt: give '
                                                                      'both, they belong together')
     if not argv:
         args.sample_num, args.visualize = DEMO_SAMPLES, True
     if not args.input_image:
         args.input_image, args.input_mask = str(SAMPLES), str(SAMPLE_MASKS)
+    if not args.input_mask:
+        args.input_mask = inputs.without_masks(args.input_image, '--input_image', '--input_mask', args.max_pixels,
+                                               args.save_place)
     if args.keep_size and args.geometry is None:
         args.geometry = 'resize'
     if not args.transformer_ckpt:
@@ -76,7 +80,7 @@ def configs(args: Any) -> tuple[stage_1.InferConfig, stage_2.InferConfig]:
     second = stage_2.InferConfig(
         Given(args.upsample_ckpt, '--upsample_ckpt'), source, priors,
         OutputConfig(given.output, given.n_results, args.overwrite),
-        stage_2.PaintingFlags(args.padding, args.keep_size, args.visualize, args.test_only,
+        stage_2.PaintingFlags(args.padding, args.keep_size, args.visualize, args.test_only, args.save_format,
                               prior_size=args.prior_size), compute)
     return first, second
 

@@ -23,7 +23,7 @@ from Guided_Upsample.datasets.dataset import PAIRED_FILE, published_view
 from Guided_Upsample.models.config import PADDINGS, GeneratorConfig
 from ict import checkpoint, files, options
 from ict.command import run
-from ict.data import geometry, images, pairs
+from ict.data import encode, geometry, images, pairs
 from ict.device import parallel, runtime
 from ict.errors import UserError, require
 from ict.lock import locked
@@ -56,7 +56,8 @@ def arguments(argv: list[str]) -> Any:
     add = parser.add_argument
     add('--ckpt_path', required=True, help='generator checkpoint, or the folder that holds InpaintingModel_gen.ckpt')
     add('--input', required=True, help='images: folder (searched recursively), file, or list of paths')
-    add('--mask', required=True, help='masks likewise, white = hole; a single file serves all images')
+    add('--mask', required=True, help='masks likewise, white = hole; a single file serves all images; alpha: what is '
+                                      'transparent in the images')
     add('--prior', required=True, help="stage 1's save_url")
     add('--save_path', default='./results', help='results go here')
     add('--kmeans', default='', help='accepted: the priors are colours already')
@@ -93,6 +94,8 @@ def add_painting(parser: Any) -> None:
     options.add_flag(parser, '--visualize', f'write {COMPARISON}: original | masked | results, of the first '
                                             f'{_COMPARISON_ROWS} pictures')
     options.add_flag(parser, '--test_only', 'metrics only: no result pictures are kept')
+    parser.add_argument('--save_format', choices=encode.FORMAT_ENDINGS, default='png',
+                        help='of the results: png is lossless; jpeg and webp (quality 95) are smaller')
 
 
 def check_painting(args: Any) -> None:
@@ -109,6 +112,7 @@ class PaintingFlags:
     keep_size: bool = False
     visualize: bool = False
     test_only: bool = False
+    save_format: str = 'png'
     image_size: int = 256
     prior_size: int | None = None  # that the priors must have, if given
 
@@ -241,8 +245,8 @@ class PaintingStage:
         return [self.conditions[task.k] / f'{name}.png' for name in names]
 
     def paths(self, task: Task, n_frames: int = 1) -> list[Path]:
-        """<id>_<k>.png."""
-        return [result_path(self.output_dir, self.pictures.id(task.i), task.k)]
+        """<id>_<k>.png, or what else --save_format asks for."""
+        return [result_path(self.output_dir, self.pictures.id(task.i), task.k, self.flags.save_format)]
 
     def read(self, task: Task) -> list[Frame]:
         """The picture's frames, decoded once for all its results, with the priors of this one."""
@@ -277,11 +281,11 @@ class PaintingStage:
         original, hole = (np.concatenate([getattr(frame, name) for frame in frames]) for name in ('original', 'hole'))
         scores = {'hole': float(hole.mean()), **metrics.all_of(result, original / np.float32(255), hole)}
         [path] = self.paths(task)
-        if self.flags.keep_size:
-            picture = frames[0].picture
-            content = images.encode_png(composed(picture.native, frames, painted), picture.icc_profile)
-        else:
-            content = images.encode_png(eight_bit(result))
+        picture = frames[0].picture
+        pixels = composed(picture.native, frames, painted) if self.flags.keep_size else eight_bit(result)
+        for lost in encode.losses(pixels, self.flags.save_format, picture.exif):
+            self.pictures.say(f'{path}: {lost}')
+        content = encode.encode(pixels, self.flags.save_format, picture.icc_profile, picture.exif)
         return Result(scores, {path: content})
 
 
@@ -309,9 +313,9 @@ def read_prior(path: Path, flags: PaintingFlags) -> np.ndarray:
     return enlarged(small, flags.image_size)
 
 
-def result_path(output_dir: Path, picture: str, k: int) -> Path:
+def result_path(output_dir: Path, picture: str, k: int, save_format: str) -> Path:
     """Where result ``k`` (from 0) of a picture goes."""
-    return output_dir / f'{picture}_{k}.png'
+    return output_dir / f'{picture}_{k}{encode.FORMAT_ENDINGS[save_format]}'
 
 
 @dataclass(frozen=True)
@@ -362,10 +366,12 @@ def prepare(config: InferConfig, with_priors: bool = True) -> Job:
                                       for i in range(len(pictures))))
     made_by = manifest.Manifest(output_dir, manifest.STAGE_2, {
         'checkpoint': model.ckpt.digest(), 'padding': model.config.padding, 'image_size': config.painting.image_size,
-        **vars(view), 'keep_size': config.painting.keep_size, 'amp_level': config.compute.amp_level},
+        **vars(view), 'keep_size': config.painting.keep_size,
+        'save_format': config.painting.save_format, 'amp_level': config.compute.amp_level},
         config.output.overwrite)
     if keeps and not config.output.overwrite:
-        made_by.refuse_leftovers(result_path(output_dir, pictures.id(i), 0) for i in range(len(pictures)))
+        made_by.refuse_leftovers(result_path(output_dir, pictures.id(i), 0, config.painting.save_format)
+                                 for i in range(len(pictures)))
     if with_priors:
         files.output_folder(output_dir, config.output.folder.option)
     return Job(config, model, pictures, view, output_dir, conditions, made,
@@ -380,7 +386,7 @@ def agreed_view(config: InferConfig, made: dict[str, Any] | None) -> inputs.View
     """
     keep_size = config.painting.keep_size
     theirs = made['settings'] if made is not None else {}
-    view = inputs.View.of(config.source.view, theirs.get('mask_mode') or 'sealed',
+    view = inputs.View.from_args(config.source.view, theirs.get('mask_mode') or 'sealed',
                           theirs.get('geometry') or ('resize' if keep_size else 'crop'))
     for key, value in vars(view).items():
         require(theirs.get(key) in (None, value),
@@ -396,7 +402,7 @@ def outputs(output_dir: Path, pictures: inputs.Inputs, config: InferConfig) -> I
         yield output_dir / COMPARISON
     for i in range(len(pictures)):
         for k in range(config.output.n_results.value):
-            yield result_path(output_dir, pictures.id(i), k)
+            yield result_path(output_dir, pictures.id(i), k, config.painting.save_format)
 
 
 def execute(job: Job, device_target: str) -> int:
@@ -408,7 +414,7 @@ def execute(job: Job, device_target: str) -> int:
     with locked(output_dir, job.config.output.folder.option):
         # plan
         if rank == 0:
-            sweep(output_dir, lambda: {result_path(output_dir, name, 0).parent for name in job.pictures.ids()})
+            sweep(output_dir, lambda: iter({(output_dir / name).parent for name in job.pictures.ids()}))
         work = Run(job.pictures, stage, job.manifest, Scores(output_dir if keeps else None, rank),
                    job.config.output.n_results.value, keeps, rank, ranks)
         tasks = work.plan(job.config.output.overwrite, 'results')

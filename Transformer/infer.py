@@ -59,7 +59,8 @@ def arguments(argv: list[str]) -> Any:
     add = parser.add_argument
     add('--ckpt_path', required=True, help='transformer checkpoint; it tells the architecture')
     add('--image_url', required=True, help='images: folder (searched recursively), file, or list of paths')
-    add('--mask_url', required=True, help='masks likewise, white = hole; a single file serves all images')
+    add('--mask_url', required=True, help='masks likewise, white = hole; a single file serves all images; alpha: what '
+                                          'is transparent in the images')
     add('--save_url', default='./', help='where condition_1 ... and manifest.json go')
     add('--skip', default='', help='a further folder that is not searched: where stage 2 puts its results')
     add('--condition_num', type=int, default=1, help='samples an image')
@@ -285,7 +286,10 @@ class PriorStage:
             self._last = None
             picture, grey = self.pictures.read(task.i, self.view)
             frames = frames_of(picture.rgb, grey, self.view, self.model)
-            require(any(frame.hole.any() for frame in frames), self.pictures.without_hole(task.i, grey, self.view))
+            require(any(frame.hole.any() for frame in frames),
+                    f'{self.pictures.mask_path(task.i)}: nothing to fill in the part of '
+                    f'{self.pictures.pictures.path(task.i)} that is completed; use --geometry resize (run.py: or '
+                    f'--keep_size)')
             if self.view.mask_mode == 'sealed' and geometry.reaches_out(grey, *picture.rgb.shape[:2],
                                                                         self.view.geometry):
                 self.pictures.say(f'{self.pictures.pictures.path(task.i)}: the part of the hole outside the middle '
@@ -339,7 +343,7 @@ def prepare(config: InferConfig) -> Job:
     """
     model = Model.from_checkpoint(config.ckpt, config.model, config.sampling)
     output_dir, n_results = Path(config.output.folder.value), config.output.n_results.value
-    view = inputs.View.of(config.source.view)
+    view = inputs.View.from_args(config.source.view)
     pictures = config.source.find(str(output_dir))
     every_prior = [path for i in range(len(pictures)) for k in range(n_results)
                    for path in prior_paths(output_dir, pictures.id(i), k, 1)]

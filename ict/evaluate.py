@@ -43,7 +43,8 @@ from ict.runs.evaluation import (
 )
 
 RUN = Path(__file__).resolve().parents[1] / 'run.py'
-CHOSEN_HERE = ('--input_image', '--input_mask', '--deterministic', '--keep_size', '--test_only')  # of run.py's options
+CHOSEN_HERE = ('--input_image', '--input_mask', '--deterministic', '--keep_size', '--test_only',
+               '--save_format')  # of run.py's options
 PRIORS = 'AP'
 SHEET_SAMPLES = 3
 
@@ -89,7 +90,7 @@ def arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 def run_options(args: argparse.Namespace, further: list[str], folder: Path, own: list[str]) -> list[str]:
     """The arguments of the call of run.py that fills ``folder``."""
     shared = [text for name in ('transformer_ckpt', 'upsample_ckpt', 'model', 'seed', 'mask_mode', 'geometry',
-                                'invert_mask', 'dilate', 'max_pixels', 'overwrite')
+                                'invert_mask', 'dilate', 'max_pixels', 'allow_truncated', 'overwrite')
               if (value := getattr(args, name)) is not None for text in (f'--{name}', str(value))]
     return ['--input_image', args.input, '--input_mask', args.mask,
             '--save_place', str(folder), *own, *shared, *further]
@@ -200,8 +201,9 @@ def main(argv: list[str]) -> int:
     args, further = arguments(argv)
     features = None if args.perceptual is None else perceptual.load(args.perceptual)
     output_dir = files.output_folder(args.save_place, '--save_place')
-    pictures = inputs.find(args.input, '--input', args.mask, '--mask', args.max_pixels, output_dir)
-    evaluation = Evaluation(output_dir, pictures, inputs.View.of(args), args.sample_num, features)
+    pictures = inputs.find(args.input, '--input', args.mask, '--mask', args.max_pixels, output_dir,
+                           allow_truncated=args.allow_truncated)
+    evaluation = Evaluation(output_dir, pictures, inputs.View.from_args(args), args.sample_num, features)
     refuse_foreign_files(evaluation)
 
     # Completions

@@ -1,17 +1,19 @@
 """Crash-safe writing: beside, then renamed; a kill at any moment leaves the previous file whole."""
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from ict.errors import UserError
 
 TEMPORARY = '.part-'  # unfinished files start with this; they are never read
+_NO_FSYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # of file systems that can't be told to write at once
 
 
 def output_folder(path: str | Path, option: str) -> Path:
@@ -64,10 +66,15 @@ def commit(temporary: Path, path: Path) -> None:
 
 
 def flush(temporary: Path) -> None:
-    """Bring a file to the disk, with the permissions of an ordinary new file."""
-    os.chmod(temporary, 0o666 & ~_umask())
+    """Bring a file to the disk, with the permissions of an ordinary new file where the file system knows any."""
+    with suppress(OSError):
+        os.chmod(temporary, 0o666 & ~_umask())
     with open(temporary, 'rb') as stream:
-        os.fsync(stream.fileno())
+        try:
+            os.fsync(stream.fileno())
+        except OSError as error:
+            if error.errno not in _NO_FSYNC:
+                raise
 
 
 def _umask() -> int:

@@ -39,13 +39,14 @@ class Completion:
             pixel the photo's own, bit for bit; with ``keep_size=False`` (S, S, 3) uint8.
         priors: (P, P, 3) uint8 for each frame: what stage 1 sampled.
         log_likelihood: of the sampled tokens under stage 1, in nats.
-        icc_profile: the photo's colour profile.
+        icc_profile, exif: the photo's colour profile and EXIF data (without rotation and thumbnail).
     """
 
     picture: np.ndarray
     priors: list[np.ndarray]
     log_likelihood: float
     icc_profile: bytes | None = None
+    exif: bytes | None = None
 
     @property
     def prior(self) -> np.ndarray:
@@ -54,7 +55,7 @@ class Completion:
 
     def png(self) -> bytes:
         """The content of a PNG file, the same that run.py writes."""
-        return images.encode_png(self.picture, self.icc_profile)
+        return images.encode_png(self.picture, self.icc_profile, exif=self.exif)
 
     def save(self, path: str | Path) -> None:
         """Write a PNG crash-safe."""
@@ -122,7 +123,8 @@ class Pipeline:
         """Complete a picture in several ways.
 
         Args:
-            image, mask: path, PIL picture or array; the mask's bright part is the hole, as in the commands.
+            image, mask: path, PIL picture or array; the mask's bright part is the hole, as in the commands, and
+                'alpha' stands for what is transparent in the image.
             samples: completions. steps: passes of stage 1 each; 0: one a missing token, as published.
             progress: called with (passes done, passes in all).
             cancel: when set, the call ends before the next pass.
@@ -140,7 +142,7 @@ class Pipeline:
                            invert_mask=config.invert_mask, dilate=config.dilate)
         # decode
         picture = decoded(image, 'image')
-        grey = masks.adjusted(grey_of(mask), config.invert_mask, config.dilate)
+        grey = levels_of(mask, picture, view)
         tokens = stage_1.frames_of(picture.rgb, grey, view, model)
         frames = stage_2.frames_of(picture.rgb, grey, view, stage_2.PaintingFlags.image_size)
         require(any(frame.hole.any() for frame in tokens), 'mask: nothing of the picture is to be filled')
@@ -165,7 +167,7 @@ class Pipeline:
                 whole = stage_2.composed(picture.native, frames, painted) if config.keep_size else \
                     stage_2.eight_bit(stage_2.small_result(frames, painted))
                 completions.append(Completion(whole, priors, sum(sample.log_likelihood for sample in drawn),
-                                              picture.icc_profile if config.keep_size else None))
+                                              picture.icc_profile, picture.exif))
         return completions
 
     @staticmethod
@@ -201,27 +203,32 @@ class _Progress:
         self.samples_done += 1
 
 
-def decoded(picture: Picture, what: str) -> images.Picture:
+def decoded(picture: Picture, what: str, background: int = images.WHITE) -> images.Picture:
     """A picture as the commands decode its file.
 
     Raises:
         UserError: it can't be read or is no picture.
     """
     if isinstance(picture, str | Path):
-        return images.load(picture)
+        return images.load(picture, background)
     array = np.asarray(picture.convert('RGBA' if 'A' in picture.mode or 'transparency' in picture.info else 'RGB')
                        if isinstance(picture, Image.Image) and picture.mode not in ('L', 'RGB', 'RGBA') else picture)
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
         raise UserError(f'{what}: an array of {array.dtype} {array.shape}; give uint8 (H, W), (H, W, 3) or (H, W, 4)')
     profile = picture.info.get('icc_profile') if isinstance(picture, Image.Image) else None
-    return images.Picture(array, images.to_rgb(array), icc_profile=profile)
+    return images.Picture(array, images.to_rgb(array, background), icc_profile=profile)
 
 
-def grey_of(mask: Picture) -> np.ndarray:
-    """A mask as grey levels (h, w) uint8."""
+def levels_of(mask: Picture, picture: images.Picture, view: inputs.View) -> np.ndarray:
+    """A mask as the commands read it: grey levels (h, w) uint8, hole above 127.
+
+    Raises:
+        UserError: it is no mask.
+    """
+    if isinstance(mask, str) and mask == inputs.ALPHA:
+        return masks.of_alpha('image', picture, view.invert_mask, view.dilate)
     if isinstance(mask, np.ndarray) and mask.dtype == bool:
-        return mask.astype(np.uint8) * 255
-    if isinstance(mask, str | Path):
-        return masks.load(mask)
-    rgb = images.to_rgb(decoded(mask, 'mask').native, images.BLACK)
-    return masks.grey(rgb)
+        mask = mask.astype(np.uint8) * 255
+    name = str(mask) if isinstance(mask, str | Path) else 'mask'
+    read = decoded(mask, 'mask', images.BLACK)
+    return masks.fitted(masks.interpreted(read, name, view.invert_mask, view.dilate), picture)

@@ -1,24 +1,48 @@
-"""Pictures in and out: any common file type decoded to 8-bit RGB, PNG written crash-safe."""
+"""Pictures: any common file type decoded to its own pixels and to 8-bit RGB; ``encode`` writes them."""
 from __future__ import annotations
 
 import io
-import struct
-import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
-from ict import files
+from ict.data import jpeg
+from ict.data.encode import (
+    FORMAT_ENDINGS,
+    eight_bits,
+    encode_png,
+    losses,
+    on_background,
+    png_text,
+    write,
+    write_png,
+)
 from ict.errors import UserError
+
+__all__ = ['BLACK', 'EXTENSIONS', 'FORMATS', 'FORMAT_ENDINGS', 'HEIC_EXTENSIONS', 'HEIC_REMEDY', 'MAX_PIXELS',
+           'SMALLEST_SIDE', 'WHITE', 'Picture', 'bicubic', 'encode_png', 'load', 'load_rgb', 'losses', 'png_text',
+           'shrink', 'upright', 'write', 'write_png']
 
 EXTENSIONS = ('.png', '.jpg', '.jpeg', '.jpe', '.jfif', '.webp', '.bmp', '.dib', '.tif', '.tiff')
 FORMATS = ('PNG', 'JPEG', 'WEBP', 'BMP', 'DIB', 'TIFF')
+HEIC_EXTENSIONS = ('.heic', '.heif', '.hif')
+HEIC_REMEDY = 'HEIC cannot be read here; convert it to JPEG or PNG first (heif-convert photo.heic photo.jpg)'
 SMALLEST_SIDE = 8
 MAX_PIXELS = 64_000_000
 WHITE, BLACK = 255, 0
+_TEXT_LIMIT = 1 << 26  # bytes of a PNG's colour profile or one of its texts, unpacked; of all texts four times as many
 _ORIENTATION_TAG, _BITS_TAG, _PHOTOMETRIC_TAG, _PLANES_TAG = 0x0112, 0x0102, 0x0106, 0x011C
+# Of the tags below 700 those that describe the photograph; the others say how pixels and thumbnails are stored.
+_LAST_STORAGE_TAG, _DESCRIPTIONS = 700, (269, 270, 271, 272, 282, 283, 285, 296, 305, 306, 315, 316)
+_PROFILE_TAG = 34675  # a TIFF's colour profile, which is kept by itself
+# Bits that values in a file of 16 may use without being an ordinary picture, which would be all but black. With 14 a
+# dark one might be taken for one of these.
+_FEWER_BITS = (8, 10, 12)
 _SIGNATURES = (b'\x89PNG', b'\xff\xd8', b'RIFF', b'BM', b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
 _STRIP = 256  # rows of a large picture that are worked on at once
 
@@ -32,42 +56,49 @@ class Picture:
             RGB, RGBA); palette pictures and colour spaces other than these as RGB(A), one bit as 0 and 255, and a
             colour that stands for transparency as alpha.
         rgb: (H, W, 3) uint8, what the networks see: transparent pixels laid on ``background``.
-        notes: what could not be represented, one line each.
+        notes: what could not be represented, or was taken for granted, one line each.
         icc_profile: the file's colour profile, when ``native`` is still in it.
+        exif: what else the file says of the photograph, without its orientation and thumbnail.
+        orientation: how the stored pixels were turned, 1 to 8 as EXIF counts.
     """
 
     native: np.ndarray
     rgb: np.ndarray
     notes: list[str] = field(default_factory=list)
     icc_profile: bytes | None = None
+    exif: bytes | None = None
+    orientation: int = 1
 
 
 def load(path: str | Path, background: int = WHITE, max_pixels: int = MAX_PIXELS,
-         too_large: str = 'make it smaller') -> Picture:
+         allow_truncated: bool | None = None) -> Picture:
     """Decode a PNG, JPEG, WebP, BMP or TIFF of 1, 8 or 16 bits, upright as its EXIF says.
 
+    A JPEG that lacks nothing but its end is read.
+
     Args:
-        too_large: what the user can do about a picture of more than ``max_pixels`` (0: there is no limit).
+        max_pixels: larger pictures are refused; 0: there is no limit.
+        allow_truncated: read files with missing rows, too, as the decoder leaves them. None: no, and the user has
+            neither ``--allow_truncated`` nor ``--max_pixels``.
 
     Raises:
-        UserError: missing, unreadable, too large or smaller than 8 pixels.
+        UserError: missing, unreadable, incomplete, too large or smaller than 8 pixels.
     """
-    Image.MAX_IMAGE_PIXELS = None  # our own limit below comes before any pixel is decoded
+    # Our own limit comes before any pixel is decoded.
+    Image.MAX_IMAGE_PIXELS = None
+    PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = _TEXT_LIMIT, 4 * _TEXT_LIMIT
     try:
         # an open file, not its path: Pillow would map an uncompressed TIFF into memory and garble it when it turns it
-        with open(path, 'rb') as stream, Image.open(stream, formats=FORMATS) as opened:
-            width, height = opened.size
-            if max_pixels and width * height > max_pixels:
-                raise UserError(f'{path}: {width} x {height} pixels is over the limit of {max_pixels}; '
-                                f'{too_large}')
-            if min(width, height) < SMALLEST_SIDE:
-                raise UserError(f'{path}: {width} x {height} pixels; the shorter side must have at least '
-                                f'{SMALLEST_SIDE}')
-            notes = []
-            if (frames := _frames(opened)) > 1:
-                notes.append(f'{path}: has {frames} frames; the first is used')
-            native, profile = _decode(opened, path, notes)
-            return Picture(native, to_rgb(native, background), notes, profile)
+        with open(path, 'rb') as stream:
+            try:
+                return _read(stream, path, background, max_pixels, allow_truncated is not None)
+            except _TruncatedError:
+                stream.seek(0)
+                content, note = _completed(stream.read(), path, allow_truncated)
+            with _tolerant():
+                picture = _read(io.BytesIO(content), path, background, max_pixels, True)
+            picture.notes.append(note)
+            return picture
     except UserError:
         raise
     except FileNotFoundError:
@@ -80,6 +111,55 @@ def load(path: str | Path, background: int = WHITE, max_pixels: int = MAX_PIXELS
         raise UserError(f'{path}: unreadable image ({error})') from None
 
 
+def _read(stream: BinaryIO, path: str | Path, background: int, max_pixels: int, has_option: bool) -> Picture:
+    with Image.open(stream, formats=FORMATS) as opened:
+        width, height = opened.size
+        if max_pixels and width * height > max_pixels:
+            raise UserError(f'{path}: {width} x {height} pixels is over the limit of {max_pixels}; '
+                            f'{"--max_pixels 0 lifts it" if has_option else "make it smaller"}')
+        if min(width, height) < SMALLEST_SIDE:
+            raise UserError(f'{path}: {width} x {height} pixels; the shorter side must have at least {SMALLEST_SIDE}')
+        notes = []
+        if (frames := _frames(opened)) > 1:
+            notes.append(f'{path}: has {frames} frames; the first is used')
+        native, profile = _decode(opened, path, notes)
+        orientation = _orientation(opened)
+        native = np.ascontiguousarray(upright(native, orientation))
+        return Picture(native, to_rgb(native, background), notes, profile, _exif(opened), orientation)
+
+
+class _TruncatedError(Exception):
+    """The file ends before its pixels do."""
+
+
+@contextmanager
+def _tolerant() -> Iterator[None]:
+    """Pillow reads what is there of an incomplete file."""
+    before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
+def _completed(content: bytes, path: str | Path, allow_truncated: bool | None) -> tuple[bytes, str]:
+    """An incomplete file's content as it can be read, and a line about it.
+
+    Raises:
+        UserError: pixels are missing, and that isn't allowed.
+    """
+    missing = 'a part of its pixels is missing'
+    if content.startswith(b'\xff\xd8'):
+        content, row = jpeg.with_end(content)
+        if row is None:
+            return content, f'{path}: lacks its end, but no row of its pixels'
+        missing = f'its rows from {row} on are missing' if row else missing
+    if not allow_truncated:
+        raise UserError(f'{path}: incomplete, {missing}; get the file anew' +
+                        (', or add --allow_truncated' if allow_truncated is not None else ''))
+    return content, f'{path}: incomplete, {missing} and filled as the decoder leaves them'
+
+
 def load_rgb(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """``load(path).rgb``: (H, W, 3) uint8."""
     return load(path, max_pixels=max_pixels).rgb
@@ -87,7 +167,10 @@ def load_rgb(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 def _unidentified(path: str | Path) -> str:
     with open(path, 'rb') as stream:
-        known = stream.read(4).startswith(_SIGNATURES)
+        start = stream.read(12)
+    if start[4:8] == b'ftyp' and start[8:11] in (b'hei', b'hev', b'mif', b'msf'):
+        return HEIC_REMEDY
+    known = start.startswith(_SIGNATURES)
     return 'damaged, or of a kind that cannot be read; save it anew' if known else 'not a PNG, JPEG, WebP, BMP or TIFF'
 
 
@@ -110,8 +193,13 @@ def _decode(opened: Image.Image, path: str | Path, notes: list[str]) -> tuple[np
     if wide and tags.get(_PLANES_TAG) == 2:
         raise UserError(f'{path}: 16 bits in separate planes cannot be read; save it with interleaved channels')
     profile, key = opened.info.get('icc_profile'), opened.info.get('transparency')
-    opened.load()
-    mode, orientation = opened.mode, _orientation(opened)
+    try:
+        opened.load()
+    except OSError as error:
+        if 'truncated' in str(error).lower():
+            raise _TruncatedError from None
+        raise
+    mode = opened.mode
     if mode in ('F', 'I') or mode.startswith('I;16'):
         native = np.array(opened)
         if mode == 'F' or native.min() < 0 or native.max() > 65535:
@@ -138,7 +226,9 @@ def _decode(opened: Image.Image, path: str | Path, notes: list[str]) -> tuple[np
         native, profile = np.array(opened.convert('RGB')), None
     if mode != 'P' and key is not None:
         native = _with_alpha(native, key)
-    return np.ascontiguousarray(_turned(native, orientation)), profile
+    elif native.dtype == np.uint16:
+        native = _scaled(path, native, notes)
+    return native, profile
 
 
 def _sixteen_bit(path: str | Path, eight: np.ndarray, notes: list[str]) -> np.ndarray:
@@ -154,6 +244,32 @@ def _sixteen_bit(path: str | Path, eight: np.ndarray, notes: list[str]) -> np.nd
     return eight
 
 
+def _scaled(path: str | Path, native: np.ndarray, notes: list[str]) -> np.ndarray:
+    """Values of 8 to 12 bits in a file of 16 scaled to all of them; but not two values alone, which are a mask's."""
+    scaled = native.copy()
+    colour = scaled[..., :-1] if native.ndim == 3 and native.shape[2] in (2, 4) else scaled
+    highest = int(colour.max())
+    bits = next((b for b in _FEWER_BITS if highest < 1 << b), 16)
+    others = colour[colour != colour.flat[0]]
+    if bits == 16 or not len(others) or (others == others[0]).all():
+        return native
+    notes.append(f'{path}: its values use {bits} of 16 bits, and are scaled to all of them')
+    colour[...] = colour << 16 - bits | colour >> 2 * bits - 16
+    return scaled
+
+
+def _exif(opened: Image.Image) -> bytes | None:
+    """EXIF data without orientation, thumbnail and what TIFF says there about its pixels; None when nothing is left."""
+    try:
+        exif = opened.getexif()
+        for tag in list(exif):
+            if tag == _PROFILE_TAG or (tag <= _LAST_STORAGE_TAG and tag not in _DESCRIPTIONS):
+                del exif[tag]
+        return exif.tobytes() if len(exif) else None
+    except Exception:  # whatever damaged data makes the reader stumble over
+        return None
+
+
 def _orientation(opened: Image.Image) -> int:
     """EXIF's orientation, 1 to 8; 1 where there is none or the EXIF data is damaged."""
     try:
@@ -163,8 +279,8 @@ def _orientation(opened: Image.Image) -> int:
     return found if found in range(1, 9) else 1
 
 
-def _turned(array: np.ndarray, orientation: int) -> np.ndarray:
-    """A stored array (H, W, ...) upright; a view."""
+def upright(array: np.ndarray, orientation: int) -> np.ndarray:
+    """A stored array (H, W, ...) turned as EXIF's orientation says; a view."""
     if orientation in (5, 6, 7, 8):
         array = array.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
@@ -192,19 +308,9 @@ def to_rgb(native: np.ndarray, background: int = WHITE) -> np.ndarray:
         return native
     rgb = np.empty((*native.shape[:2], 3), np.uint8)
     for start in range(0, len(native), _STRIP):
-        rgb[start:start + _STRIP] = _strip_to_rgb(native[start:start + _STRIP], background)
+        laid = on_background(eight_bits(native[start:start + _STRIP]), background)
+        rgb[start:start + _STRIP] = laid[..., None] if laid.ndim == 2 else laid
     return rgb
-
-
-def _strip_to_rgb(native: np.ndarray, background: int) -> np.ndarray:
-    if native.dtype == np.uint16:
-        native = ((native.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if native.ndim == 2:
-        return native[..., None]
-    if native.shape[2] == 3:
-        return native
-    colour, alpha = native[..., :-1], native[..., -1:].astype(np.uint32)
-    return ((colour * alpha + background * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
 def shrink(rgb: np.ndarray, size: int) -> np.ndarray:
@@ -215,62 +321,3 @@ def shrink(rgb: np.ndarray, size: int) -> np.ndarray:
 def bicubic(rgb: np.ndarray, width: int, height: int) -> np.ndarray:
     """PIL's bicubic resize, as published for stage 2 and its prior: uint8 (H, W, 3) -> (height, width, 3)."""
     return np.asarray(Image.fromarray(rgb).resize((width, height), Image.BICUBIC))
-
-
-def encode_png(pixels: np.ndarray, icc_profile: bytes | None = None, text: dict[str, str] | None = None) -> bytes:
-    """PNG bytes of (H, W), (H, W, 2), (H, W, 3) or (H, W, 4) uint8 or uint16; the same pixels give the same bytes."""
-    if pixels.dtype == np.uint16 and pixels.ndim == 3:
-        return _encode_sixteen_bit(pixels, icc_profile, text or {})
-    buffer = io.BytesIO()
-    extra = {'icc_profile': icc_profile} if icc_profile else {}
-    if text:
-        extra['pnginfo'] = info = PngImagePlugin.PngInfo()
-        for key, value in text.items():
-            info.add_text(key, value)
-    Image.fromarray(pixels).save(buffer, 'PNG', **extra)
-    return buffer.getvalue()
-
-
-def _encode_sixteen_bit(pixels: np.ndarray, icc_profile: bytes | None, text: dict[str, str]) -> bytes:
-    """PNG bytes of (H, W, 2 | 3 | 4) uint16, which Pillow can't write, every row as its difference from the last."""
-    height, width, channels = pixels.shape
-    buffer = io.BytesIO(b'\x89PNG\r\n\x1a\n')
-    buffer.seek(0, io.SEEK_END)
-
-    def chunk(kind: bytes, content: bytes) -> None:
-        buffer.write(struct.pack('>I', len(content)) + kind + content)
-        buffer.write(struct.pack('>I', zlib.crc32(content, zlib.crc32(kind))))
-
-    chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0))
-    if icc_profile:
-        chunk(b'iCCP', b'ICC Profile\0\0' + zlib.compress(icc_profile))
-    for key, value in text.items():
-        chunk(b'tEXt', key.encode('latin-1') + b'\0' + value.encode('latin-1'))
-    packer = zlib.compressobj()
-    above = np.zeros((1, width * channels * 2), np.uint8)
-    for start in range(0, height, _STRIP):
-        rows = pixels[start:start + _STRIP].astype('>u2').reshape(-1, width * channels).view(np.uint8)
-        filtered = np.full((len(rows), 1 + rows.shape[1]), 2, np.uint8)  # 2: the filter "up"
-        filtered[:, 1:] = rows - np.concatenate([above, rows[:-1]])
-        above = rows[-1:]
-        if part := packer.compress(filtered):
-            chunk(b'IDAT', part)
-    chunk(b'IDAT', packer.flush())
-    chunk(b'IEND', b'')
-    return buffer.getvalue()
-
-
-def write_png(path: str | Path, pixels: np.ndarray, icc_profile: bytes | None = None,
-              text: dict[str, str] | None = None) -> None:
-    """Write a PNG crash-safe, making its folder; ``text`` is kept in the file beside the pixels."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    files.write_bytes(path, encode_png(pixels, icc_profile, text))
-
-
-def png_text(path: str | Path) -> dict[str, str]:
-    """The text that a PNG carries, {} when it is none."""
-    try:
-        with Image.open(path, formats=('PNG',)) as opened:
-            return dict(opened.text)
-    except (OSError, SyntaxError, ValueError):
-        return {}

@@ -8,47 +8,115 @@ import numpy as np
 
 from ict.data import images
 from ict.data.geometry import HOLE_LEVEL
+from ict.data.mask_levels import alpha_of, grey_of, levels_of
+from ict.errors import UserError
 
+_MOST = 0.75  # of a mask being hole is seldom meant
+_NEARLY_BLACK = 16  # what lossy compression makes of black
+_PROPORTIONS = 0.02
 # The published free-form strokes (Yu et al., "Free-Form Image Inpainting with Gated Convolution", algorithm 1).
 STROKE_CANVAS = 256
 _PARTS, _VERTICES, _LENGTH, _BRUSH, _THINNEST_BRUSH = 10, 20, 100, 24, 10
 
 
 def load(path: str | Path, invert: bool = False, dilate: int = 0, max_pixels: int = images.MAX_PIXELS) -> np.ndarray:
-    """A mask file as grey levels (H, W) uint8, 255 = hole; transparent pixels are known ones.
+    """A mask file as grey levels (H, W) uint8, hole above 127; see ``mask_levels.levels_of``.
 
     Args:
         invert: black is the hole in the file.
         dilate: grow the hole by so many mask pixels in every direction.
 
     Raises:
-        UserError: missing or unreadable.
+        UserError: missing, unreadable or no mask.
     """
     return read(path, invert, dilate, max_pixels)[0]
 
 
-def read(path: str | Path, invert: bool, dilate: int, max_pixels: int,
-         **more: str) -> tuple[np.ndarray, list[str]]:
-    """What ``load`` gives, and one line each for what the file has beyond it (further frames)."""
-    picture = images.load(path, images.WHITE if invert else images.BLACK, max_pixels, **more)
-    return adjusted(grey(picture.rgb), invert, dilate), picture.notes
+def read(path: str | Path, invert: bool, dilate: int, max_pixels: int, allow_truncated: bool | None = None,
+         published: bool = False) -> tuple[np.ndarray, list[str]]:
+    """What ``load`` gives, and lines for the user: what the file has beyond a mask, and what was taken for granted.
+
+    Args:
+        allow_truncated: see ``images.load``.
+        published: the grey levels as they are.
+    """
+    picture = images.load(path, images.WHITE if invert else images.BLACK, max_pixels, allow_truncated)
+    if published:
+        levels = grey_of(picture.rgb)
+        levels = grown(255 - levels if invert else levels, dilate)
+    else:
+        levels = interpreted(picture, str(path), invert, dilate)
+    return levels, [*picture.notes, *_remarks(path, levels, invert, dilate)]
 
 
-def grey(rgb: np.ndarray) -> np.ndarray:
-    """Levels (H, W) uint8 of a mask's colours (H, W, 3) uint8."""
-    return rgb[..., 0] if (rgb == rgb[..., :1]).all() else cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+def interpreted(picture: images.Picture, name: str, invert: bool, dilate: int) -> np.ndarray:
+    """What a person means by a mask, as grey levels (H, W) uint8, hole above 127.
+
+    Raises:
+        UserError: a picture of many colours is no mask; ``name`` says which.
+    """
+    levels = levels_of(picture, invert)
+    if levels is None:
+        alpha = '' if alpha_of(picture.native) is None else \
+            '; for the transparent part of the pictures themselves say alpha instead'
+        raise UserError(f'{name}: has many colours or shades, so it is no mask; a mask is a picture of two, white '
+                        f'where the hole is and black elsewhere, best a PNG{alpha}')
+    return grown(levels, dilate)
 
 
-def adjusted(grey: np.ndarray, invert: bool, dilate: int) -> np.ndarray:
-    """``grey`` (H, W) uint8 inverted and grown as asked."""
-    if invert:
-        grey = 255 - grey
-    hole = grey > HOLE_LEVEL
+def _remarks(path: str | Path, levels: np.ndarray, invert: bool, dilate: int) -> list[str]:
+    """A line where the hole is most of the mask, and one where its border is soft."""
+    remarks = []
+    if (share := np.count_nonzero(levels > HOLE_LEVEL) / levels.size) > _MOST:
+        remedy = 'white is the hole, leave --invert_mask out' if invert else 'black is the hole, add --invert_mask'
+        remarks.append(f'{path}: {share:.0%} of it is hole; if {remedy}')
+    touched = np.count_nonzero(levels > _NEARLY_BLACK)
+    between = np.count_nonzero((levels > _NEARLY_BLACK) & (levels < 255 - _NEARLY_BLACK))
+    if not dilate and between > touched / 3:
+        remarks.append(f'{path}: {between / touched:.0%} of the pixels that it touches are between black and white; '
+                       f'where a rim of what was removed stays, add --dilate 3')
+    return remarks
+
+
+def of_alpha(path: str | Path, picture: images.Picture, invert: bool, dilate: int) -> np.ndarray:
+    """The transparent part of a picture as its mask: grey levels (H, W) uint8, hole above 127 (``invert``: the rest).
+
+    Raises:
+        UserError: there is none.
+    """
+    alpha = alpha_of(picture.native)
+    if alpha is None or alpha.min() > HOLE_LEVEL:
+        raise UserError(f'{path}: has no transparent part that could be filled; give a mask, white where the hole is')
+    return grown(alpha if invert else 255 - alpha, dilate)
+
+
+def grown(levels: np.ndarray, dilate: int) -> np.ndarray:
+    """``levels`` (H, W) uint8 with the hole grown by ``dilate`` pixels."""
+    hole = levels > HOLE_LEVEL
     if dilate and hole.any():
         distance = cv2.distanceTransform((~hole).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
         rounding = 0.25 / (dilate + 1)  # the next larger distance is more than twice as far away
-        grey = np.where(distance <= dilate + rounding, np.uint8(255), grey)
-    return np.ascontiguousarray(grey)
+        levels = np.where(distance <= dilate + rounding, np.uint8(255), levels)
+    return np.ascontiguousarray(levels)
+
+
+def fitted(levels: np.ndarray, picture: images.Picture) -> np.ndarray:
+    """A mask that has the proportions of the stored pixels of a picture, and not those of the upright one, turned too.
+
+    Args:
+        levels: (h, w) uint8 of any size.
+    """
+    height, width = picture.rgb.shape[:2]
+    sideways = picture.orientation >= 5 and same_proportions(levels, width, height)
+    if not sideways or same_proportions(levels, height, width):
+        return levels
+    return np.ascontiguousarray(images.upright(levels, picture.orientation))
+
+
+def same_proportions(levels: np.ndarray, height: int, width: int) -> bool:
+    """Whether a mask's sides are to each other as a picture's, to 2 %."""
+    ratio = levels.shape[1] * height / (levels.shape[0] * width)
+    return abs(ratio - 1) <= _PROPORTIONS
 
 
 def strokes(rng: np.random.Generator, height: int = STROKE_CANVAS, width: int = STROKE_CANVAS) -> np.ndarray:

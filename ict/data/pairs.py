@@ -1,209 +1,140 @@
-"""Which image, mask and prior belong together."""
+"""Which image, mask and prior belong together: by name wherever names tell, else in the natural order."""
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from zipfile import BadZipFile
+from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
-
-from ict import files
-from ict.data.images import EXTENSIONS
+from ict.data import names
+from ict.data.listing import FOLDER, LIST, Listing, listing, shown
 from ict.errors import UserError
+from ict.log import log
+
+__all__ = ['Listing', 'Pairing', 'apart', 'condition_folders', 'listing', 'masks_for', 'match']
+
+_LISTS = 'or give two list files, whose lines belong together'
 
 
-@dataclass(frozen=True)
-class Listing:
-    """Files found for a folder option, sorted by id.
+class Pairing(NamedTuple):
+    """For each image the number of its mask, and lines for the user about what was taken for granted."""
 
-    Attributes:
-        root: the folder that ``names`` are relative to.
-        names: paths below ``root`` with '/', a NumPy byte array (small, and shared with worker processes).
-        absolute: full paths of the same files, or None when they all lie in ``root``.
-    """
-
-    root: Path
-    names: np.ndarray
-    absolute: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def path(self, i: int) -> Path:
-        """Where file ``i`` is."""
-        if self.absolute is not None:
-            return Path(os.fsdecode(bytes(self.absolute[i])))
-        return self.root / os.fsdecode(bytes(self.names[i]))
-
-    def id(self, i: int) -> str:
-        """The path below the folder without its extension, with '/'."""
-        return str(PurePosixPath(os.fsdecode(bytes(self.names[i]))).with_suffix(''))
-
-
-def listing(given: str | Path, option: str, without: Path | Sequence[Path] = (), cache: Path | None = None,
-            unique: bool = True, writes: bool = True) -> Listing:
-    """The image files of a folder option: a folder (searched recursively), one image, or a text file of paths.
-
-    Args:
-        without: folders that are never searched (the save place).
-        cache: a file that keeps the scan of a large folder; it is used while no folder below has changed.
-        unique: two files with the same id are an error.
-        writes: whether a new scan is kept; of several ranks one does.
-
-    Raises:
-        UserError: missing, unreadable, without images, or the save place itself.
-    """
-    path = Path(given)
-    skip = {os.path.realpath(folder) for folder in ((without,) if isinstance(without, Path) else without)}
-    if not str(given):
-        raise UserError(f'{option}: give a folder, an image file, or a text file with one path a line')
-    try:
-        if path.is_dir():
-            if os.path.realpath(path) in skip:
-                raise UserError(f'{option} {given}: is the save place, which is never searched; name another save '
-                                f'place')
-            found = _scan(path, skip, cache, writes)
-            hint = f'has no images ({" ".join(EXTENSIONS)})'
-        elif path.is_file() and path.suffix.lower() in EXTENSIONS:
-            found, hint = Listing(path.parent, _packed([path.name])), ''
-        elif path.is_file():
-            found, hint = _from_text(path, option), 'lists no files'
-        else:
-            raise UserError(f'{option} {given}: no such file or folder')
-    except OSError as error:
-        raise UserError(f'{option} {given}: not readable ({error.strerror}: {error.filename})') from None
-    if not len(found):
-        raise UserError(f'{option} {given}: {hint}')
-    if unique:
-        _refuse_twins(found, option)
-    return found
-
-
-def _packed(names: list[str]) -> np.ndarray:
-    return np.array([os.fsencode(n) for n in names], dtype=np.bytes_)
-
-
-def _key(name: str) -> tuple[str, str]:
-    return str(PurePosixPath(name).with_suffix('')), name
-
-
-def _scan(root: Path, skip: set[str], cache: Path | None, writes: bool) -> Listing:
-    if cache is not None:
-        kept = _read_cache(root, cache)
-        if kept is not None:
-            return Listing(root, kept)
-    names, folders, changed = [], [], []
-    waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [('', frozenset())]
-    while waiting:
-        below, above = waiting.pop()
-        folder = root / below
-        state = os.stat(folder)
-        if (state.st_dev, state.st_ino) in above:
-            continue  # a link to a folder that it lies in
-        above |= {(state.st_dev, state.st_ino)}
-        folders.append(below)
-        changed.append(state.st_mtime_ns)
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                name = below + entry.name
-                if entry.name.startswith('.'):
-                    continue
-                linked = entry.is_symlink()
-                if entry.is_dir(follow_symlinks=False) or (linked and os.path.isdir(entry.path)):
-                    if not skip or os.path.realpath(entry.path) not in skip:
-                        waiting.append((name + '/', above))
-                elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS and (
-                        entry.is_file(follow_symlinks=False) or (linked and _file_or_missing(entry.path))):
-                    names.append(name)
-    names.sort(key=_key)
-    packed = _packed(names)
-    if cache is not None and writes:
-        with files.replacing(cache) as temporary, open(temporary, 'wb') as stream:
-            np.savez(stream, root=_packed([os.path.realpath(root)]), names=packed, folders=_packed(folders),
-                     changed=np.array(changed, np.int64))
-    return Listing(root, packed)
-
-
-def _file_or_missing(path: str) -> bool:
-    """Not a pipe or device; a link to nothing is said when it is read."""
-    return os.path.isfile(path) or not os.path.exists(path)
-
-
-def _read_cache(root: Path, cache: Path) -> np.ndarray | None:
-    try:
-        with np.load(cache, allow_pickle=False) as kept:
-            if os.fsdecode(bytes(kept['root'][0])) != os.path.realpath(root):
-                return None
-            for below, changed in zip(kept['folders'], kept['changed'], strict=True):
-                if os.stat(root / os.fsdecode(bytes(below))).st_mtime_ns != changed:
-                    return None
-            return kept['names']
-    except (OSError, ValueError, KeyError, EOFError, IndexError, BadZipFile):
-        return None
-
-
-def _from_text(path: Path, option: str) -> Listing:
-    no_list = UserError(f'{option} {path}: neither an image ({" ".join(EXTENSIONS)}) nor a text file of paths')
-    with open(path, 'rb') as stream:
-        if b'\0' in stream.read(4096):
-            raise no_list
-        stream.seek(0)
-        text = stream.read().removeprefix(b'\xef\xbb\xbf')  # some editors begin with a byte order mark
-    here = Path(os.path.abspath(path.parent))
-    entries = []
-    for line in (os.fsdecode(part.strip()) for part in text.split(b'\n')):
-        if not line:
-            continue
-        full = Path(os.path.abspath(line))  # relative to where the user stands, like every path
-        if not os.path.isfile(full):
-            raise UserError(f'{option} {path}: it lists {line}, which is no file') if line.isprintable() else no_list
-        name = full.relative_to(here) if full.is_relative_to(here) else full.relative_to(full.anchor)
-        entries.append((name.as_posix(), str(full)))
-    entries.sort(key=lambda entry: _key(entry[0]))
-    return Listing(here, _packed([name for name, _ in entries]), _packed([full for _, full in entries]))
-
-
-def _refuse_twins(found: Listing, option: str) -> None:
-    for i in range(1, len(found)):
-        if found.id(i) == found.id(i - 1):
-            raise UserError(f'{option}: {found.path(i - 1)} and {found.path(i)} would have the same results; '
-                            f'rename one')
+    numbers: list[int]
+    notes: list[str]
 
 
 def masks_for(images: Listing, masks: Listing) -> list[int]:
-    """For each image the number of its mask.
+    """``match``, whose lines go to the user: for each image the number of its mask."""
+    pairing = match(images, masks)
+    for line in pairing.notes:
+        log(line)
+    return pairing.numbers
 
-    A single mask serves all images; else the same name (below the folder, or of the file alone) where every image
-    has its mask; else sorted order.
+
+def match(images: Listing, masks: Listing, all_pairs: str = '') -> Pairing:
+    """Which mask belongs to which image.
+
+    A single mask serves all images; lines of two list files of equal length belong together; else names tell (see
+    ``names.pair``); images and masks whose names have nothing in common go in the natural order.
+
+    Args:
+        all_pairs: the file in which the user finds all pairs.
 
     Raises:
-        UserError: fewer masks than images, names the first image without one; or masks of the same name.
+        UserError: fewer masks than images, an image without a mask while others have one, or two that it could be.
     """
+    image_ids, mask_ids = ([listed.id(i) for i in range(len(listed))] for listed in (images, masks))
+    lists = images.kind == masks.kind == LIST
     if len(masks) == 1:
-        return [0] * len(images)
-    for i in range(1, len(masks)):
-        if masks.path(i) == masks.path(i - 1):
+        return Pairing([0] * len(images), _name_of_one(images, masks, image_ids, mask_ids))
+    if lists and len(images) == len(masks):
+        return Pairing(list(range(len(images))), [])
+    _refuse_doubles(masks, mask_ids)
+    found = names.pair(image_ids, mask_ids)
+    order, how = list(range(len(images))), found.how
+    if len(found.pairs) == len(images):
+        numbers = [found.pairs[i] for i in order]
+    else:
+        _refuse_partly(images, masks, found)
+        if lists:
+            raise UserError(f'{images.root} lists {len(images)} images, {masks.root} {len(masks)} masks; line n '
+                            f'belongs to line n, so both must list as many')
+        order, numbers = _in_order(images, image_ids), _in_order(masks, mask_ids)
+        numbers = [mask for _, mask in sorted(zip(order, numbers, strict=False))]
+        how = 'no names in common, so paired in their natural order'
+    pairs = [f'{images.name(i)} with {masks.name(numbers[i])}' for i in order]
+    where = f' (all of them: {all_pairs})' if all_pairs else ''
+    return Pairing(numbers, [f'images and masks: {how}: {shown(pairs)}{where}'] if how else [])
+
+
+def _in_order(listed: Listing, ids: Sequence[str]) -> list[int]:
+    """A list file's own order, else the natural one."""
+    numbers = range(len(listed))
+    return list(numbers) if listed.kind == LIST else sorted(numbers, key=lambda i: names.natural_order(ids[i]))
+
+
+def _name_of_one(images: Listing, masks: Listing, image_ids: list[str], mask_ids: list[str]) -> list[str]:
+    """A line when the only mask of a folder has the name of one of several images."""
+    if masks.kind != FOLDER or len(images) == 1:
+        return []
+    return [f'{masks.path(0)}: is the only mask, so it serves all {len(images)} images, though by its name it is that '
+            f'of {images.path(i)}' for i in names.pair(image_ids, mask_ids).pairs]
+
+
+def _refuse_doubles(masks: Listing, ids: Sequence[str]) -> None:
+    first: dict[str, int] = {}
+    for i, own in enumerate(ids):
+        if (other := first.setdefault(own, i)) == i:
+            continue
+        if masks.path(i) == masks.path(other):
             raise UserError(f'{masks.path(i)}: is listed twice; only a single mask file serves several images')
-        if masks.id(i) == masks.id(i - 1):
-            raise UserError(f'{masks.path(i - 1)} and {masks.path(i)} have the same name, so nothing tells whose masks '
-                            f'they are; rename one')
-    ids = {masks.id(i): i for i in range(len(masks))}
-    if all(images.id(i) in ids for i in range(len(images))):
-        return [ids[images.id(i)] for i in range(len(images))]
-    stems = Counter(name.rpartition('/')[2] for name in ids)
-    image_stems = [images.id(i).rpartition('/')[2] for i in range(len(images))]
-    if all(stems[stem] == 1 for stem in image_stems) and len(set(image_stems)) == len(image_stems):
-        by_stem = {name.rpartition('/')[2]: i for name, i in ids.items()}
-        return [by_stem[stem] for stem in image_stems]
+        raise UserError(f'{masks.path(other)} and {masks.path(i)} have the same name, so nothing tells whose masks '
+                        f'they are; rename one')
+
+
+def _refuse_partly(images: Listing, masks: Listing, found: names.Found) -> None:
+    """Raises a UserError when some images have found their masks by name and others not, or masks are too few."""
+    missing = [i for i in range(len(images)) if i not in found.pairs and i not in found.rivals]
     if len(masks) < len(images):
-        named = sum(images.id(i) in ids for i in range(len(images)))
-        first = next(i for i in range(len(images)) if images.id(i) not in ids) if named else len(masks)
-        raise UserError(f'{len(images)} images but only {len(masks)} masks: {images.path(first)} has none; '
-                        f'add masks, or give a single mask file for all')
-    return list(range(len(images)))
+        first = missing[0] if missing and (found.pairs or found.rivals) else len(masks)
+        raise UserError(f'{len(images)} images but only {len(masks)} masks: {images.path(first)} has none; add masks, '
+                        f'or give a single mask file for all')
+    for i, own in found.rivals.items():
+        others = ' or '.join(str(masks.path(mask)) for mask in own[:2]) if len(own) > 1 else \
+            f'{masks.path(own[0])}, like that of another image'
+        raise UserError(f'{images.path(i)}: its mask could be {others}; rename them, {_LISTS}')
+    for i, mask in found.pairs.items():
+        raise UserError(f'{shown([str(images.path(m)) for m in missing])}: no mask has this name, while '
+                        f'{images.path(i)} has {masks.path(mask)}; rename masks, {_LISTS}')
+
+
+def apart(images: Listing, masks: Listing) -> tuple[Listing, Listing]:
+    """Images and masks without the files that both options lead to, because no image is its own mask.
+
+    One folder for both is split by the common prefix or suffix of its masks; a folder of masks in the folder of images
+    holds no images, and the other way round.
+
+    Raises:
+        UserError: the files can't be told apart.
+    """
+    roots = [os.path.realpath(listed.root) for listed in (images, masks)]
+    if LIST not in (images.kind, masks.kind) and os.path.commonpath(roots) not in roots:
+        return images, masks
+    paths = [[os.path.join(root, listed.path(i) if listed.absolute is not None else listed.name(i))
+              for i in range(len(listed))] for root, listed in zip(roots, (images, masks), strict=True)]
+    common = set(map(str, paths[0])) & set(map(str, paths[1]))
+    if not common:
+        return images, masks
+    images_alone, masks_alone = ([i for i, path in enumerate(own) if str(path) not in common] for own in paths)
+    if images_alone and not masks_alone:
+        return images.only(images_alone), masks
+    if masks_alone and not images_alone:
+        return images, masks.only(masks_alone)
+    halves = None if images_alone else names.split([images.id(i) for i in range(len(images))])
+    if halves is None:
+        raise UserError(f'{min(common)}: is given as an image and as a mask; give images and masks folders of their '
+                        f'own, or masks one common ending, like photo1.jpg and photo1_mask.png')
+    return images.only(halves[0]), images.only(halves[1])
 
 
 def condition_folders(prior: str | Path, option: str) -> list[Path]:

@@ -94,7 +94,7 @@ class Session:
         photo = self._photo()
         hole = hole_of(marks, photo.height, photo.width, self.masks)
         require(bool(hole.any()), 'there is no hole: paint over what is to be completed, or take a mask file')
-        self.hole = masks.adjusted(hole.astype(np.uint8) * 255, invert=False, dilate=grow)
+        self.hole = masks.grown(hole.astype(np.uint8) * 255, grow)
         self.cancel = threading.Event()  # a computation that was cancelled may not have seen it yet
 
     def complete(self, pipeline: Callable[..., list[Any]], **options: Any) -> None:

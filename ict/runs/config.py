@@ -44,6 +44,7 @@ class ViewFlags:
     invert_mask: bool = False
     dilate: int = 0
     max_pixels: int = 0
+    allow_truncated: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class SourceConfig:
 
     def find(self, *further: str) -> inputs.Inputs:
         """List and pair pictures and masks; ``skip`` and the ``further`` folders are never searched."""
-        return inputs.find(*self.images, *self.masks, self.view.max_pixels, *self.skip, *further)
+        return inputs.find(*self.images, *self.masks, self.view.max_pixels, *filter(None, (*self.skip, *further)),
+                           allow_truncated=self.view.allow_truncated)
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,8 @@ def score_picture(evaluation: Evaluation, i: int, sampled: ResultMetrics, determ
     # What it is compared with
     loaded, grey = pictures.read(i, evaluation.view)
     seen = scored_view(loaded.rgb, grey, evaluation.view.geometry, samples.shape[1])
-    require(bool(seen.hole.any()), pictures.without_hole(i, grey, evaluation.view))
+    require(bool(seen.hole.any()), f'{pictures.mask_path(i)}: nothing to score in the part of '
+                                   f'{pictures.pictures.path(i)} that is completed')
     others = {MEAN: mean_picture(samples), TELEA: opencv(seen.image, seen.hole, cv2.INPAINT_TELEA),
               NAVIER_STOKES: opencv(seen.image, seen.hole, cv2.INPAINT_NS)}
 

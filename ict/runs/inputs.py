@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -15,11 +17,13 @@ from ict import options
 from ict.command import NOTHING_DONE, SOME_FAILED
 from ict.data import geometry, images, masks, pairs
 from ict.device import parallel
-from ict.errors import UserError
+from ict.errors import UserError, require
 from ict.log import log
-from ict.runs.manifest import file_digest
+from ict.runs.manifest import STAGE_1, file_digest
 
 MASK_MODES = ('sealed', 'published')
+MOST_OF_A_KIND = 20  # lines; a folder may hold thousands of pictures with the same peculiarity
+ALPHA = 'alpha'  # in place of a mask: the transparent part of the pictures themselves
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +39,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--dilate', type=int, default=0, help='grow the hole by so many mask pixels')
     parser.add_argument('--max_pixels', type=int, default=images.MAX_PIXELS,
                         help='refuse larger pictures; 0 lifts the limit')
+    options.add_flag(parser, '--allow_truncated', 'read incomplete files, too, as far as they go')
     options.add_flag(parser, '--overwrite', 'make everything anew')
 
 
@@ -48,7 +53,7 @@ class View:
     dilate: int = 0
 
     @classmethod
-    def of(cls, args: argparse.Namespace, mask_mode: str = 'sealed', geometry_name: str = 'crop') -> View:
+    def from_args(cls, args: argparse.Namespace, mask_mode: str = 'sealed', geometry_name: str = 'crop') -> View:
         """From parsed options; the other arguments are the defaults.
 
         Raises:
@@ -66,14 +71,24 @@ class View:
 
 @dataclass
 class Inputs:
-    """Images with their masks, in the order of their ids; ``quiet``: what can't be represented was said before."""
+    """Images with their masks, in the order of their ids.
+
+    Attributes:
+        mask_files: the same listing as ``pictures`` where the transparent part of each is its mask.
+        numbers: for each picture the number of its mask.
+        notes: lines about folders and pairs, said before the first picture is read.
+        quiet: all that there is to say was said before.
+    """
 
     pictures: pairs.Listing
     mask_files: pairs.Listing
     numbers: list[int]
     max_pixels: int
+    allow_truncated: bool = False
+    notes: list[str] = field(default_factory=list)
     quiet: bool = False
     said: set[str] = field(default_factory=set)
+    _times: Counter[str] = field(default_factory=Counter)
     _mask_digests: dict[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -87,72 +102,131 @@ class Inputs:
         """All names, in order."""
         return [self.id(i) for i in range(len(self))]
 
+    @property
+    def from_alpha(self) -> bool:
+        """Whether each picture's transparent part is its mask."""
+        return self.mask_files is self.pictures
+
     def sources(self, i: int) -> dict[str, Any]:
         """Names and digests of a picture and its mask, for the manifest."""
+        image = {'image': self.pictures.path(i).name, 'image_digest': file_digest(self.pictures.path(i))}
+        if self.from_alpha:
+            return {**image, 'mask': ALPHA, 'mask_digest': ''}
         number = self.numbers[i]
         if number not in self._mask_digests:
             self._mask_digests[number] = file_digest(self.mask_files.path(number))
-        return {'image': self.pictures.path(i).name, 'mask': self.mask_files.path(number).name,
-                'image_digest': file_digest(self.pictures.path(i)), 'mask_digest': self._mask_digests[number]}
+        return {**image, 'mask': self.mask_files.name(number), 'mask_digest': self._mask_digests[number]}
 
     def read(self, i: int, view: View) -> tuple[images.Picture, np.ndarray]:
-        """The decoded picture and its mask as grey levels.
+        """The decoded picture and its mask as grey levels (h, w) uint8.
 
         Raises:
-            UserError: one of them is unreadable.
+            UserError: one of them is unreadable, or there is nothing to fill.
         """
-        mask = self.mask_path(i)
-        lift = '--max_pixels 0 lifts it'
-        grey, notes = masks.read(mask, view.invert_mask, view.dilate, self.max_pixels, too_large=lift)
-        picture = images.load(self.pictures.path(i), max_pixels=self.max_pixels, too_large=lift)
+        self._say_notes()
+        path = self.mask_path(i)
+        picture = images.load(self.pictures.path(i), max_pixels=self.max_pixels, allow_truncated=self.allow_truncated)
+        published = view.mask_mode == 'published'
+        if self.from_alpha:
+            levels, notes = masks.of_alpha(path, picture, view.invert_mask, view.dilate), []
+        else:
+            levels, notes = masks.read(path, view.invert_mask, view.dilate, self.max_pixels, self.allow_truncated,
+                                       published)
+        if not published:
+            levels = self._fitted(i, levels, picture, view)
+        if levels.max() <= (0 if published else geometry.HOLE_LEVEL):
+            found, wanted = (255 - levels.max(), 'darkest') if view.invert_mask else (levels.max(), 'brightest')
+            raise UserError(f'{path}: nothing to fill; its {wanted} level is {found}, and the hole is what lies '
+                            f'{"below" if view.invert_mask else "above"} the middle')
         for line in (*picture.notes, *notes):
             self.say(line)
-        return picture, grey
+        return picture, levels
 
-    def without_hole(self, i: int, grey: np.ndarray, view: View) -> str:
-        """What is said of a picture in whose completed part is no hole."""
-        levels = f'down to {255 - int(grey.max())}, black' if view.invert_mask else f'up to {int(grey.max())}, white'
-        return (f'{self.mask_path(i)}: no hole in the part of {self.pictures.path(i)} that is completed; the mask has '
-                f'levels {levels} is the hole (--invert_mask: the other way round; --geometry resize: the whole '
-                f'picture)')
+    def _fitted(self, i: int, levels: np.ndarray, picture: images.Picture, view: View) -> np.ndarray:
+        """The mask turned as its picture is where it was made for the stored pixels; says that, and other shapes."""
+        fitted = masks.fitted(levels, picture)
+        height, width = picture.rgb.shape[:2]
+        sizes = f'{self.mask_path(i)}: {levels.shape[1]} x {levels.shape[0]}'
+        if fitted is not levels:
+            self.say(f'{sizes}, which is how {self.pictures.path(i)} lies before it is turned upright; turned with it')
+        elif not masks.same_proportions(levels, height, width):
+            how = 'its middle square is used' if view.geometry == 'crop' else 'it is stretched'
+            self.say(f'{sizes} on a picture of {width} x {height} has other proportions; {how}')
+        return fitted
 
     def mask_path(self, i: int) -> Path:
         """The mask of a picture."""
         return self.mask_files.path(self.numbers[i])
 
     def say(self, line: str) -> None:
-        """A line about a picture, once."""
-        if line not in self.said and not self.quiet:
-            self.said.add(line)
+        """A line about a picture, once; of lines that differ in file and numbers alone, the first ones."""
+        if line in self.said or self.quiet:
+            return
+        self.said.add(line)
+        kind = re.sub('[0-9]+', '', line.partition(': ')[2])
+        self._times[kind] += 1
+        if self._times[kind] < MOST_OF_A_KIND:
             log(line, every_rank=True)
+        elif self._times[kind] == MOST_OF_A_KIND:
+            log(f'{line} (further lines like this one are left out)', every_rank=True)
+
+    def _say_notes(self) -> None:
+        for line in self.notes if not self.quiet else ():
+            log(line)
+        self.notes = []
 
     def reads(self, path: Path) -> bool:
         """Whether a file is one of the pictures or masks."""
-        return _place(path) in self._own_places
+        return _own_path(path) in self._own_paths
 
     @cached_property
-    def _own_places(self) -> set[str]:
-        return {_place(listing.path(i)) for listing in (self.pictures, self.mask_files) for i in range(len(listing))}
+    def _own_paths(self) -> set[str]:
+        return {_own_path(listing.path(i)) for listing in (self.pictures, self.mask_files) for i in range(len(listing))}
 
     def refuse_to_overwrite(self, results: Iterable[Path], option: str, priors: Iterable[Path] = ()) -> None:
         """Raises a UserError when one of the files to be written is a picture, mask or prior to be read."""
-        further = {_place(path) for path in priors}
+        further = {_own_path(path) for path in priors}
         for path in results:
-            if self.reads(path) or _place(path) in further:
+            if self.reads(path) or _own_path(path) in further:
                 raise UserError(f'{option}: {path} would be written, and is an input; name another place')
 
 
 def find(image_value: str, image_option: str, mask_value: str, mask_option: str, max_pixels: int,
-         save_place: str | Path, *further: str | Path) -> Inputs:
-    """List and pair images and masks; the save place and the ``further`` folders of results are never searched.
+         output_dir: str | Path, *further: str | Path, allow_truncated: bool = False) -> Inputs:
+    """List and pair images and masks; ``output_dir`` and the ``further`` folders of results are never searched.
 
     Raises:
-        UserError: see ``pairs.listing`` and ``pairs.masks_for``.
+        UserError: see ``pairs.listing``, ``pairs.apart`` and ``pairs.match``.
     """
-    without = [Path(folder) for folder in (save_place, *further)]
+    without = [Path(folder) for folder in (output_dir, *further)]
     pictures = pairs.listing(image_value, image_option, without=without)
+    if mask_value == ALPHA:
+        require(not os.path.exists(ALPHA), f'{mask_option} {ALPHA}: is the name of a file or folder here; write '
+                                           f'./{ALPHA} for it, or go elsewhere to fill transparent parts')
+        return Inputs(pictures, pictures, list(range(len(pictures))), max_pixels, allow_truncated,
+                      list(pictures.notes))
     mask_files = pairs.listing(mask_value, mask_option, without=without, unique=False)
-    return Inputs(pictures, mask_files, pairs.masks_for(pictures, mask_files), max_pixels)
+    notes = dict.fromkeys((*pictures.notes, *mask_files.notes))
+    pictures, mask_files = pairs.apart(pictures, mask_files)
+    pairing = pairs.match(pictures, mask_files, str(Path(output_dir) / STAGE_1))
+    return Inputs(pictures, mask_files, pairing.numbers, max_pixels, allow_truncated, [*notes, *pairing.notes])
+
+
+def without_masks(image_value: str, image_option: str, mask_option: str, max_pixels: int,
+                  output_dir: str | Path) -> str:
+    """``ALPHA`` for pictures without masks, of which each has a transparent part that can be filled.
+
+    Raises:
+        UserError: names the first picture that has none.
+    """
+    pictures = pairs.listing(image_value, image_option, without=Path(output_dir))
+    for i in range(len(pictures)):
+        picture = images.load(pictures.path(i), max_pixels=max_pixels, allow_truncated=False)
+        try:
+            masks.of_alpha(pictures.path(i), picture, False, 0)
+        except UserError as error:
+            raise UserError(f'{mask_option}: {error}') from None
+    return ALPHA
 
 
 @lru_cache(maxsize=1024)
@@ -160,7 +234,7 @@ def _resolved(folder: str) -> str:
     return os.path.realpath(folder)
 
 
-def _place(path: Path) -> str:
+def _own_path(path: Path) -> str:
     """Where a file's own entry lies, whatever links lead there."""
     return os.path.join(_resolved(str(path.parent)), path.name)
 

@@ -13,7 +13,6 @@ from Guided_Upsample.datasets import dataset as stage_2
 from Guided_Upsample.datasets.degradation import degrade
 from ict import palette
 from ict.data import codebook, geometry, images, masks, pairs
-from ict.errors import UserError
 from ict.runs import metrics
 from ict.training.epoch_sampler import EpochSampler
 from ict.training.mask_sources import Block, MaskFiles, PairedFile, RandomFile
@@ -212,7 +211,7 @@ def test_the_frame_around_a_hole_holds_it():
     assert geometry.cut(hole, box).sum() == hole.sum() and box.height == box.width == 64
 
 
-# ---------------------------------------------------------------- masks and pairs
+# ---------------------------------------------------------------- training examples and drawn masks
 
 @pytest.fixture
 def slope(tmp_path) -> dict[str, pairs.Listing]:
@@ -286,64 +285,3 @@ def test_a_block_is_a_square_of_half_the_side():
     hole = masks.block(np.random.default_rng(0), 64)
     rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
     assert hole.sum() == 32 * 32 and len(rows) == len(columns) == 32
-
-
-def save(path, seed=0) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(photograph(seed, 16, 16)).save(path)
-
-
-def pairing(tmp_path, image_names, mask_names) -> list[str]:
-    for name in image_names:
-        save(tmp_path / 'i' / name)
-    for name in mask_names:
-        save(tmp_path / 'm' / name)
-    pictures, mask_files = pairs.listing(tmp_path / 'i', '--i'), pairs.listing(tmp_path / 'm', '--m')
-    return [mask_files.path(n).name for n in pairs.masks_for(pictures, mask_files)]
-
-
-def test_pairs_go_by_name_where_every_image_has_its_mask(tmp_path):
-    assert pairing(tmp_path, ['b.jpg', 'a.png'], ['z.png', 'a.png', 'b.png']) == ['a.png', 'b.png']
-
-
-def test_pairs_go_by_the_file_name_across_folders(tmp_path):
-    assert pairing(tmp_path, ['x/b.jpg', 'y/a.png'], ['a.png', 'b.png', 'c.png']) == ['b.png', 'a.png']
-
-
-def test_pairs_go_in_sorted_order_otherwise(tmp_path):
-    assert pairing(tmp_path, ['b.png', 'a.png'], ['1.png', '0.png', '2.png']) == ['0.png', '1.png']
-
-
-def test_a_single_mask_serves_all(tmp_path):
-    assert pairing(tmp_path, ['b.png', 'a.png'], ['m.png']) == ['m.png', 'm.png']
-
-
-def test_fewer_masks_name_the_first_image_without_one(tmp_path):
-    with pytest.raises(UserError, match=r'3 images but only 2 masks: .*b\.png has none'):
-        pairing(tmp_path, ['a.png', 'b.png', 'c.png'], ['a.png', 'c.png'])
-
-
-def test_twins_the_save_place_and_lists(tmp_path):
-    save(tmp_path / 'i' / 'sub' / 'a.png')
-    save(tmp_path / 'i' / 'save' / 'a_0.png')
-    found = pairs.listing(tmp_path / 'i', '--i', without=tmp_path / 'i' / 'save')
-    assert [found.id(i) for i in range(len(found))] == ['sub/a']
-    text = tmp_path / 'list.txt'
-    text.write_text(f'{tmp_path}/i/sub/a.png\n\n')
-    assert pairs.listing(text, '--i').id(0) == 'i/sub/a'
-    save(tmp_path / 'i' / 'sub' / 'a.bmp')
-    with pytest.raises(UserError, match='would have the same results'):
-        pairs.listing(tmp_path / 'i', '--i', without=tmp_path / 'i' / 'save')
-
-
-def test_a_scan_is_kept_until_a_folder_changes(tmp_path, monkeypatch):
-    for i in range(3):
-        save(tmp_path / 'i' / f'{i}' / 'a.png')
-    cache = tmp_path / 'scan.npz'
-    first = pairs.listing(tmp_path / 'i', '--i', cache=cache)
-    with monkeypatch.context() as patch:
-        patch.setattr(pairs.os, 'scandir', lambda _: pytest.fail('scanned again'))
-        again = pairs.listing(tmp_path / 'i', '--i', cache=cache)
-    np.testing.assert_array_equal(first.names, again.names)
-    save(tmp_path / 'i' / '1' / 'b.png')
-    assert len(pairs.listing(tmp_path / 'i', '--i', cache=cache)) == 4

@@ -1,0 +1,152 @@
+"""Pictures out: PNG, JPEG and WebP, written crash-safe, with the colour profile and EXIF data of their source."""
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, PngImagePlugin
+
+from ict import files
+from ict.errors import UserError
+
+FORMAT_ENDINGS = {'png': '.png', 'jpeg': '.jpg', 'webp': '.webp'}  # --save_format
+_QUALITY = 95
+_LONGEST_SIDE = {'png': 2 ** 31 - 1, 'jpeg': 65_500, 'webp': 16_383}
+_JPEG_EXIF_LIMIT = 65_533
+_SPACES = {b'GRAY': (1, 2), b'RGB ': (1, 2, 3, 4)}  # channels of pictures that carry a profile of this colour space
+_STRIP = 256  # rows of a large picture that are worked on at once
+
+
+def write(path: str | Path, pixels: np.ndarray, save_format: str = 'png', icc_profile: bytes | None = None,
+          exif: bytes | None = None) -> None:
+    """Write a picture crash-safe, making its folder; see ``encode`` and, for what the format can't hold, ``losses``."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    files.write_bytes(path, encode(pixels, save_format, icc_profile, exif))
+
+
+def encode(pixels: np.ndarray, save_format: str, icc_profile: bytes | None, exif: bytes | None) -> bytes:
+    """The bytes of a file: (H, W), (H, W, 2), (H, W, 3) or (H, W, 4), uint8 or uint16.
+
+    PNG is lossless. JPEG and WebP have quality 95 and 8 bits; JPEG lays transparent pixels on white.
+
+    Raises:
+        UserError: larger than the format allows.
+    """
+    if save_format == 'png':
+        return encode_png(pixels, icc_profile, exif=exif)
+    if max(pixels.shape[:2]) > _LONGEST_SIDE[save_format]:
+        raise UserError(f'--save_format {save_format}: {pixels.shape[1]} x {pixels.shape[0]} pixels are more than '
+                        f'{_LONGEST_SIDE[save_format]} on a side; use png')
+    if save_format == 'jpeg':
+        options = {'subsampling': 0}
+        pixels = on_background(eight_bits(pixels), 255)
+        exif = exif if exif and len(exif) <= _JPEG_EXIF_LIMIT else None
+    else:
+        options = {'exact': True}  # WebP keeps the colours of transparent pixels, and knows no grey ones
+        grey_or_not = Image.fromarray(eight_bits(pixels))
+        pixels = np.asarray(grey_or_not.convert('RGBA' if grey_or_not.mode in ('LA', 'RGBA') else 'RGB'))
+    kept = {'icc_profile': _fitting(icc_profile, pixels), 'exif': exif}
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, save_format, quality=_QUALITY, **options,
+                                 **{key: value for key, value in kept.items() if value})
+    return buffer.getvalue()
+
+
+def losses(pixels: np.ndarray, save_format: str, exif: bytes | None = None) -> list[str]:
+    """What a file of this format can't hold of a picture, in words."""
+    if save_format == 'png':
+        return []
+    lost = ['16 bits become 8'] if pixels.dtype == np.uint16 else []
+    if save_format == 'jpeg' and pixels.ndim == 3 and pixels.shape[2] in (2, 4):
+        opaque = np.iinfo(pixels.dtype).max
+        lost += ['transparent pixels are laid on white'] if (pixels[..., -1] < opaque).any() else []
+    if save_format == 'jpeg' and exif and len(exif) > _JPEG_EXIF_LIMIT:
+        lost.append('its EXIF data is too long')
+    return lost
+
+
+def eight_bits(pixels: np.ndarray) -> np.ndarray:
+    """uint8 or uint16 -> uint8, rounded."""
+    return pixels if pixels.dtype == np.uint8 else ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def on_background(pixels: np.ndarray, background: int) -> np.ndarray:
+    """Grey and alpha or RGBA, uint8, laid on a grey level: (H, W) or (H, W, 3); others as they are."""
+    if pixels.ndim == 2 or pixels.shape[2] == 3:
+        return pixels
+    colour, alpha = pixels[..., :-1], pixels[..., -1:].astype(np.uint32)
+    laid = ((colour * alpha + background * (255 - alpha) + 127) // 255).astype(np.uint8)
+    return laid[..., 0] if laid.shape[2] == 1 else laid
+
+
+def _fitting(icc_profile: bytes | None, pixels: np.ndarray) -> bytes | None:
+    """The profile, unless it is another kind of pictures'."""
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    return icc_profile if icc_profile and channels in _SPACES.get(icc_profile[16:20], ()) else None
+
+
+def encode_png(pixels: np.ndarray, icc_profile: bytes | None = None, text: dict[str, str] | None = None,
+               exif: bytes | None = None) -> bytes:
+    """PNG bytes of (H, W), (H, W, 2), (H, W, 3) or (H, W, 4) uint8 or uint16; the same pixels give the same bytes."""
+    icc_profile = _fitting(icc_profile, pixels)
+    if pixels.dtype == np.uint16 and pixels.ndim == 3:
+        return _encode_sixteen_bit(pixels, icc_profile, text or {}, exif)
+    buffer = io.BytesIO()
+    extra = {key: value for key, value in (('icc_profile', icc_profile), ('exif', exif)) if value}
+    if text:
+        extra['pnginfo'] = info = PngImagePlugin.PngInfo()
+        for key, value in text.items():
+            info.add_text(key, value)
+    Image.fromarray(pixels).save(buffer, 'PNG', **extra)
+    return buffer.getvalue()
+
+
+def _encode_sixteen_bit(pixels: np.ndarray, icc_profile: bytes | None, text: dict[str, str],
+                        exif: bytes | None) -> bytes:
+    """PNG bytes of (H, W, 2 | 3 | 4) uint16, which Pillow can't write, every row as its difference from the last."""
+    height, width, channels = pixels.shape
+    buffer = io.BytesIO(b'\x89PNG\r\n\x1a\n')
+    buffer.seek(0, io.SEEK_END)
+
+    def chunk(kind: bytes, content: bytes) -> None:
+        buffer.write(struct.pack('>I', len(content)) + kind + content)
+        buffer.write(struct.pack('>I', zlib.crc32(content, zlib.crc32(kind))))
+
+    chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0))
+    if icc_profile:
+        chunk(b'iCCP', b'ICC Profile\0\0' + zlib.compress(icc_profile))
+    for key, value in text.items():
+        chunk(b'tEXt', key.encode('latin-1') + b'\0' + value.encode('latin-1'))
+    if exif:
+        chunk(b'eXIf', exif.removeprefix(b'Exif\0\0'))
+    packer = zlib.compressobj()
+    above = np.zeros((1, width * channels * 2), np.uint8)
+    for start in range(0, height, _STRIP):
+        rows = pixels[start:start + _STRIP].astype('>u2').reshape(-1, width * channels).view(np.uint8)
+        filtered = np.full((len(rows), 1 + rows.shape[1]), 2, np.uint8)  # 2: the filter "up"
+        filtered[:, 1:] = rows - np.concatenate([above, rows[:-1]])
+        above = rows[-1:]
+        if part := packer.compress(filtered):
+            chunk(b'IDAT', part)
+    chunk(b'IDAT', packer.flush())
+    chunk(b'IEND', b'')
+    return buffer.getvalue()
+
+
+def write_png(path: str | Path, pixels: np.ndarray, icc_profile: bytes | None = None,
+              text: dict[str, str] | None = None, exif: bytes | None = None) -> None:
+    """Write a PNG crash-safe, making its folder; ``text`` is kept in the file beside the pixels."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    files.write_bytes(path, encode_png(pixels, icc_profile, text, exif))
+
+
+def png_text(path: str | Path) -> dict[str, str]:
+    """The text that a PNG carries, {} when it is none."""
+    try:
+        with Image.open(path, formats=('PNG',)) as opened:
+            return dict(opened.text)
+    except (OSError, SyntaxError, ValueError):
+        return {}
