@@ -89,7 +89,8 @@ def read(folder: str | Path, name: str) -> dict[str, Any] | None:
     content = files.read_json(path)
     if not (isinstance(content, dict) and isinstance(content.get('settings'), dict)
             and isinstance(content.get('pictures'), dict)
-            and all(isinstance(entry, dict) for entry in content['pictures'].values())):
+            and all(isinstance(entry, dict) and isinstance(entry.get('figures', {}), dict)
+                    and isinstance(entry.get('log_likelihood', {}), dict) for entry in content['pictures'].values())):
         raise UserError(f'{path}: not a manifest of this project; use --overwrite or another save place')
     return content
 
@@ -110,11 +111,10 @@ def read_journals(folder: Path) -> dict[str, str]:
     lines = {}
     for path in folder.glob(_JOURNAL.format('*')):
         for line in path.read_text(encoding='utf-8', errors='replace').splitlines():
-            try:
-                name, figures = json.loads(line)
-            except ValueError:
-                continue
-            lines[name] = figures
+            with suppress(ValueError, RecursionError):
+                match json.loads(line):
+                    case [str(name), str(metrics)]:
+                        lines[name] = metrics
     return lines
 
 
