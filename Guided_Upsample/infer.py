@@ -261,6 +261,10 @@ def main(argv: list[str]) -> int:
     try:
         if todo or args.distributed:
             runtime.start(args.device_target, args.device_id, args.distributed)
+            if args.distributed:
+                parallel.same_on_all_ranks('--input', job.work.pictures.digest())
+                parallel.same_on_all_ranks('--mask', job.work.mask_files.digest())
+                parallel.same_on_all_ranks('options or --ckpt_path', [record.settings, len(job.conditions)])
             from Guided_Upsample.models import inpaint
             painter = inpaint.Inpainter(inpaint.load(job.found, job.shape), runtime.rows_at_once(args.batch_size),
                                     args.amp_level)

@@ -291,6 +291,14 @@ def _work(args: Any, folder: Path, centres: np.ndarray, shape: config.Architectu
     settings = checkpointer.compared_settings(args, _COURSE_FREE, args.max_iteration) | {
         'total_batch': order.pictures_per_step, 'pictures': order.n_pictures, 'palette': codebook.digest(centres),
         'sampled_priors': bool(args.prior)}
+    if args.distributed:
+        source = feeder.dataset.source
+        for option, listing in (('--input', source.pictures), ('--mask', source.mask_files),
+                                ('--val_path', held_back and held_back.pictures)):
+            parallel.same_on_all_ranks(option, listing and listing.digest())
+        parallel.same_on_all_ranks('options or --ckpt_path', [
+            settings, args.max_iteration, args.save_every, args.val_every,
+            state.metadata if state is not None else None])
     keeper = checkpointer.Checkpointer(folder, {
         GEN: checkpointer.TrainedNetwork(generator, step.gen_optimizer, {'network': 'Generator',
                                                               'architecture': shape.metadata()}),

@@ -226,6 +226,10 @@ def main(argv: list[str]) -> int:
     try:
         if todo or args.distributed:
             runtime.start(args.device_target, args.device_id, args.distributed)
+            if args.distributed:
+                parallel.same_on_all_ranks('--image_url', job.work.pictures.digest())
+                parallel.same_on_all_ranks('--mask_url', job.work.mask_files.digest())
+                parallel.same_on_all_ranks('options or --ckpt_path', [record.settings, job.samples])
             quantise, at_once = codebook.Tokenizer(job.colours), runtime.rows_at_once(args.batch_size)
             sampler = sampler_of(job, settings, quantise, at_once, args.amp_level)
             sample(job, sampler, quantise, todo, args.seed, at_once, outcome)

@@ -130,7 +130,9 @@ def main(argv: list[str]) -> int:
     feeder = loader.DataLoader(batches, args.num_workers, first_step, last_step)
     try:
         return _train(args, folder, colours, shape, given, state, order, feeder, held_back,
-                      loop.best_by(held, held_masks), last_step)
+                      loop.best_by(held, held_masks), last_step, {
+                          '--data_path': pictures, '--mask_path': mask_files, '--val_path': held,
+                          '--val_mask': held_masks})
     finally:
         feeder.close()
 
@@ -138,8 +140,11 @@ def main(argv: list[str]) -> int:
 def _train(args: Any, folder: Path, colours: np.ndarray, shape: config.Architecture,
            given: checkpoint.Checkpoint | None, state: checkpoint.Checkpoint | None, order: epoch_sampler.EpochSampler,
            feeder: loader.DataLoader, held_back: tuple[np.ndarray, np.ndarray] | None, best_by: str,
-           last_step: int) -> int:
+           last_step: int, listings: dict[str, pairs.Listing | None]) -> int:
     runtime.start(args.device_target, args.device_id, args.distributed)
+    if args.distributed:
+        for option, listing in listings.items():
+            parallel.same_on_all_ranks(option, listing and listing.digest())
     from Transformer.models import networks
     from Transformer.models.step import Recipe, TrainStep, mean_nll
 
@@ -151,6 +156,9 @@ def _train(args: Any, folder: Path, colours: np.ndarray, shape: config.Architect
     step = TrainStep(net, options.chosen(Recipe, args))
     settings = checkpointer.compared_settings(args, _COURSE_FREE, last_step) | {'total_batch': order.pictures_per_step,
                                                                       'pictures': order.n_pictures}
+    if args.distributed:
+        parallel.same_on_all_ranks('options or --ckpt_path', [
+            settings, last_step, args.save_every, args.val_every, state.metadata if state is not None else None])
     keeper = checkpointer.Checkpointer(folder, {NAME: checkpointer.TrainedNetwork(
         net, step.optimizer, {'network': 'Transformer', 'architecture': shape.metadata()})}, settings, colours,
         step.extra())

@@ -1,9 +1,11 @@
 """Which image, mask and prior belong together."""
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from zipfile import BadZipFile
@@ -13,6 +15,8 @@ import numpy as np
 from ict import files
 from ict.data.images import EXTENSIONS
 from ict.errors import UserError
+
+_SIZES = 1000  # files whose sizes tell two versions of a folder apart
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,14 @@ class Listing:
     def id(self, i: int) -> str:
         """The path below the folder without its extension, with '/'."""
         return str(PurePosixPath(os.fsdecode(bytes(self.names[i]))).with_suffix(''))
+
+    def digest(self) -> str:
+        """SHA-256 of the names, in order, and of the sizes of about a thousand of the files."""
+        total = hashlib.sha256(b'\0'.join(self.names.tolist()))
+        for i in range(0, len(self), max(1, len(self) // _SIZES)):
+            with suppress(OSError):  # a missing file is counted as unreadable later
+                total.update(b'\0%d' % os.path.getsize(self.path(i)))
+        return total.hexdigest()
 
 
 def listing(given: str | Path, option: str, without: Path | Sequence[Path] = (), cache: Path | None = None,
