@@ -424,6 +424,7 @@ def execute(job: Job, device_target: str) -> int:
         try:
             if tasks or compute.distributed:
                 runtime.start(device_target, compute.device_id, compute.distributed)
+                work.require_same_on_all_ranks(job.config.source, job.config.ckpt)
                 stage.inpainter = job.model.load(runtime.rows_at_once(compute.batch_size), compute.amp_level)
                 with work.bar(tasks, 'result') as bar:
                     work.work(tasks, compute.batch_size, bar)

@@ -325,6 +325,9 @@ def main(argv: list[str]) -> int:
                 'network': 'Generator', 'architecture': gen_config.metadata()}),
             DIS: checkpointer.TrainedNetwork(discriminator, step.dis_optimizer, {'network': 'Discriminator'})}
         saver = checkpointer.Checkpointer(output_dir, trained, settings, centres, step.extra())
+        if args.distributed:
+            saver.require_same_on_all_ranks({'--input': source.pictures, '--mask': source.mask_source.files},
+                                            (last_step, args.save_every, args.val_every), start)
         progress = saver.start(start, last_step)
 
         # Train.

@@ -374,6 +374,7 @@ def execute(job: Job, device_target: str) -> int:
         try:
             if tasks or compute.distributed:
                 runtime.start(device_target, compute.device_id, compute.distributed)
+                work.require_same_on_all_ranks(job.config.source, job.config.ckpt)
                 batch_size = runtime.rows_at_once(compute.batch_size)
                 stage.sampler = job.model.sampler(job.model.predictor(batch_size, compute.amp_level))
                 with work.bar(tasks, 'prior') as bar, _pass_bar(stage):

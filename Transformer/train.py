@@ -225,6 +225,9 @@ def main(argv: list[str]) -> int:
         trained = checkpointer.TrainedNetwork(net, step.optimizer,
                                               {'network': 'Transformer', 'architecture': gpt_config.metadata()})
         saver = checkpointer.Checkpointer(output_dir, {NAME: trained}, settings, centres, step.extra())
+        if args.distributed:
+            saver.require_same_on_all_ranks({'--data_path': pictures, '--mask_path': masks.files},
+                                            (last_step, args.save_every, args.val_every), start)
         progress = saver.start(start, last_step)
 
         # Train.

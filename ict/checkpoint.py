@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ RECORD, PALETTE = 'record', 'palette'
 UNUSED = '.attn.mask'  # a buffer of the published transformers that no computation reads
 _TYPES = {'Float32': 'f4', 'Float16': 'f2', 'Float64': 'f8', 'Int8': 'i1', 'Int16': 'i2', 'Int32': 'i4',
           'Int64': 'i8', 'UInt8': 'u1', 'UInt16': 'u2', 'UInt32': 'u4', 'UInt64': 'u8', 'Bool': '?'}
+_MOST_SIDES, _LONGEST_SIDE = 8, 2 ** 31 - 1  # of a tensor
 _KINDS = {'tok_emb.embedding_table': 'Transformer', 'encoder.1.weight': 'Generator',
           'conv1.0.weight': 'Discriminator', 'relu1_1.0.weight': 'VGG19'}
 
@@ -127,7 +129,7 @@ def read(path: str | Path, option: str = '') -> Checkpoint:
             entries = _index(stream, os.fstat(stream.fileno()).st_size)
     except OSError as error:
         raise UserError(f'{culprit}: not readable ({error.strerror})') from None
-    except (ValueError, IndexError, UnicodeDecodeError) as error:
+    except (ValueError, IndexError) as error:
         raise UserError(f'{culprit}: damaged, or not a MindSpore checkpoint ({error}); '
                         f'fetch or copy it again') from None
     record: dict[str, Any] = {}
@@ -136,9 +138,11 @@ def read(path: str | Path, option: str = '') -> Checkpoint:
         if RECORD in entries:
             text = _read_values(path, entries.pop(RECORD)).tobytes().decode('utf-32-le')
             record = json.loads(text)
+            if not isinstance(record, dict) or not isinstance(record.get('network', ''), str):
+                raise ValueError('it is no record')
         if PALETTE in entries:
             colours = codebook.checked(_read_values(path, entries.pop(PALETTE)), f'{culprit}: its palette')
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f'{culprit}: its record is damaged ({error}); fetch or copy it again') from None
     entries = {name: entry for name, entry in entries.items() if not name.endswith(UNUSED)}
     kind = record.get('network') or next((k for name, k in _KINDS.items() if name in entries), None)
@@ -201,12 +205,13 @@ def _index(stream: BinaryIO, size: int) -> dict[str, Entry]:
     if not entries:
         raise ValueError('empty')
     for name, entry in entries.items():
+        length = sum(length for _, length in entry.pieces)
         if entry.dtype == 'str':
+            entry.shape = (length,)  # of its bytes, whatever the file says
             continue
-        if entry.dtype not in _TYPES:
-            raise ValueError(f'{name} has type {entry.dtype}')
-        expected = int(np.prod(entry.shape, dtype=np.int64)) * np.dtype(_TYPES[entry.dtype]).itemsize
-        if sum(length for _, length in entry.pieces) != expected:
+        if entry.dtype not in _TYPES or len(entry.shape) > _MOST_SIDES or max(entry.shape, default=0) > _LONGEST_SIDE:
+            raise ValueError(f'{name} has type {entry.dtype} and shape {entry.shape}')
+        if length != math.prod(entry.shape) * np.dtype(_TYPES[entry.dtype]).itemsize:
             raise ValueError(f'{name} is cut short')
     return entries
 
@@ -216,6 +221,8 @@ def _tensor(stream: BinaryIO, end: int) -> Entry:
     for number, wire, value in _fields(stream, end):
         if number == 1 and wire == 0:
             dims.append(value)
+        elif wire == 0:
+            raise ValueError('not the expected layout')
         elif number == 1:
             stop = stream.tell() + value
             while stream.tell() < stop:

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from ict.device import parallel
 from ict.errors import NO_ROOM, UserError
 from ict.log import log
 
@@ -25,29 +26,36 @@ def run(main: Callable[[list[str]], int | None]) -> int:
     sys.stdout.reconfigure(errors='backslashreplace')  # a file name may be no text
     try:
         return main(sys.argv[1:]) or 0
-    except UserError as error:
-        log(f'error: {error}')
+    except (Exception, KeyboardInterrupt) as error:
+        status = _explained(error)
+    parallel.leave_if_joined(status)
+    return status
+
+
+def _explained(error: BaseException) -> int:
+    """Exit status of what ended a command, after a line, or a bug's traceback, for the user."""
+    if isinstance(error, UserError):
+        log(f'error: {error}', every_rank=True)
         return NOTHING_DONE
-    except KeyboardInterrupt:
+    if isinstance(error, KeyboardInterrupt):
         log(INTERRUPTED)
         return 128 + signal.SIGINT
-    except BrokenPipeError:
+    if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except OSError as error:
-        if error.errno not in NO_ROOM:
-            traceback.print_exc()
-            return BUG
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
         log(f'error: nothing more can be written ({error.strerror}); finished files are whole, and the same command '
-             f'(a training: with --ckpt_path) continues once there is room')
+            f'(a training: with --ckpt_path) continues once there is room', every_rank=True)
         return NOTHING_DONE
-    except Exception as error:
-        if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY in str(error)):
-            log('error: out of memory; finished files are whole. Smaller pictures need less, and where there is such '
-                 'an option a smaller --batch_size or --image_size, --recompute or --amp_level O2')
-            return NOTHING_DONE
-        traceback.print_exc()
-        return BUG
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY in str(error)):
+        log('error: out of memory; finished files are whole. Smaller pictures need less, and where there is such '
+            'an option a smaller --batch_size or --image_size, --recompute or --amp_level O2', every_rank=True)
+        return NOTHING_DONE
+    if line := parallel.lost(error):
+        log(f'error: {line}', every_rank=True)
+        return NOTHING_DONE
+    traceback.print_exception(error)
+    return BUG
 
 
 def _end_with_parent() -> None:

@@ -1,17 +1,36 @@
-"""Several ranks under msrun: who writes, what they agree on.
+"""Several ranks under msrun: who writes, what they agree on, and what happens when one of them is lost.
 
-MindSpore joins them in ``ict.device.start``; without it, or without msrun, a process is the only rank.
+``ict.device.runtime.start`` joins them; without it, or without msrun, a process is the only rank.
 """
 from __future__ import annotations
 
+import atexit
+import hashlib
+import json
 import os
 import shlex
 import signal
+import socket
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, NoReturn
 
-from ict.errors import require
+import numpy as np
+
+from ict.errors import UserError, require
+
+# Without a sign of life for this long a rank is lost: MindSpore's scheduler then ends, which ends the others.
+LOST_AFTER = 30.0
+_LOOK_EVERY = 5.0  # seconds
+_WAIT = 7 * 24 * 3600  # seconds that a rank waits for another that lives: it may be writing, or have more pictures
+_LOST = ('another rank has ended, or its machine is out of reach; finished files are whole, and the same command on '
+         'all machines (a training: with --ckpt_path) continues')
+_LOST_STATUS = 2
+_SAYS_LOST = ('cluster', 'meta server', 'AllReduce')  # of MindSpore's errors when a collective broke
+_left = threading.Event()
 
 
 def rank() -> tuple[int, int]:
@@ -39,12 +58,32 @@ def sum_over_ranks(count: int) -> int:
     return round(_sum_over_ranks([float(count)])[0])
 
 
-def mean_over_ranks(figures: dict[str, float]) -> dict[str, float]:
-    """Each figure's mean over the ranks."""
+def mean_over_ranks(metrics: dict[str, float]) -> dict[str, float]:
+    """Each metric's mean over the ranks."""
     ranks = rank()[1]
     if ranks == 1:
-        return figures
-    return dict(zip(figures, (total / ranks for total in _sum_over_ranks(list(figures.values()))), strict=True))
+        return metrics
+    return dict(zip(metrics, (total / ranks for total in _sum_over_ranks(list(metrics.values()))), strict=True))
+
+
+def same_on_all_ranks(name: str, value: Any) -> None:
+    """Compare what the ranks have, all of which must call this.
+
+    Args:
+        name: of the option that gave it.
+        value: JSON values, of large ones a digest.
+
+    Raises:
+        UserError: on every rank, where one has another value than rank 0.
+    """
+    own, ranks = rank()
+    digest = np.frombuffer(hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest(), np.uint16)
+    slots = np.zeros((ranks, digest.size))  # sixteen bits a number: float32 sums them up without rounding
+    slots[own] = digest
+    slots = np.reshape(_sum_over_ranks(slots.ravel().tolist()), slots.shape)
+    others = np.flatnonzero((slots != slots[0]).any(1))
+    require(not others.size, f'{name}: not the same on all ranks (another one than on rank 0 on rank '
+                             f'{", ".join(map(str, others))}); give all machines the same files and options')
 
 
 def wait_for_all(distributed: bool) -> None:
@@ -59,23 +98,52 @@ def is_scheduler() -> bool:
 
 
 def check_launch(distributed: bool) -> None:
-    """A UserError where msrun and ``--distributed`` do not come together."""
+    """A UserError where msrun and ``--distributed`` do not come together, or msrun's port is another program's."""
     started = 'MS_ROLE' in os.environ
     require(started or not distributed, f'--distributed: start it with msrun --worker_num=2 --local_worker_num=2 '
                                         f'--join=True {shlex.join(sys.argv)}')
     require(distributed or not started, 'started by msrun without --distributed: every process would do all of the '
                                         'work; add --distributed')
     require('RANK_ID' in os.environ or not distributed, '--distributed: msrun needs --node_rank on several machines')
+    if 'MS_SCHED_PORT' in os.environ:
+        _check_port(*_scheduler())
 
 
-def serve() -> None:
-    """Be msrun's scheduler until the ranks are done, then leave."""
+def _scheduler() -> tuple[str, int]:
+    return os.environ['MS_SCHED_HOST'], int(os.environ['MS_SCHED_PORT'])
+
+
+def _check_port(host: str, port: int) -> None:
+    """A UserError where the scheduler can't listen: MindSpore would wait for it for ten minutes."""
+    try:
+        with socket.socket(socket.AF_INET6 if ':' in host else socket.AF_INET) as probe:
+            probe.bind((host, 0))
+    except OSError:  # the master is another machine
+        return
+    import psutil
+    for one in psutil.net_connections('tcp'):
+        if one.status == psutil.CONN_LISTEN and one.laddr.port == port and one.laddr.ip in (host, '0.0.0.0', '::'):
+            with suppress(psutil.NoSuchProcess):
+                require(one.pid is not None and psutil.Process(one.pid).ppid() == os.getppid(),  # else our scheduler
+                        f'--master_port {port}: another program listens there; give msrun another one, the same on all '
+                        f'machines')
+
+
+def serve() -> NoReturn:
+    """Be msrun's scheduler until the ranks are done, then leave.
+
+    Raises:
+        UserError: they did not come together, or one was lost.
+    """
     os.environ.setdefault('GLOG_v', '3')
     _end_without_ranks()
     import mindspore as ms
     from mindspore import communication
     ms.set_device('CPU')
-    communication.init()
+    try:
+        communication.init()
+    except RuntimeError as error:
+        raise UserError(f'the scheduler of msrun ends: {str(error).splitlines()[0]}') from None
     sys.exit(0)
 
 
@@ -105,10 +173,77 @@ def _is_alive(process: str) -> bool:
         return False
 
 
-def _sum_over_ranks(values: list[float]) -> list[float]:
-    """Sums of the ranks' values; ``values`` themselves where ``ict.device.start`` has joined no others."""
+def join() -> None:
+    """Join the other ranks; from then on this process ends with a line when one of them is lost.
+
+    MindSpore's collectives on CPUs give up after 30 seconds, in which another rank may just be writing a checkpoint,
+    and those on GPUs never do. So here a rank waits for a week, but looks whether the scheduler is still there, which
+    ends when a rank shows no sign of life for ``LOST_AFTER`` seconds.
+
+    Raises:
+        UserError: the ranks did not come together.
+    """
+    from mindspore import communication
+    os.environ['MS_NODE_TIMEOUT'] = str(_WAIT)
+    try:
+        communication.init()  # nccl on GPUs, mccl on CPUs
+    except RuntimeError:
+        host, port = _scheduler()
+        raise UserError(f'--distributed: the {rank()[1]} ranks did not come together at {host}:{port} within '
+                        f'{os.environ.get("MS_TOPO_TIMEOUT", "600")} seconds; start all of them in that time (msrun '
+                        f'--cluster_time_out), with one --master_addr and --master_port') from None
+    atexit.register(_left.set)  # before MindSpore says goodbye to the scheduler, which then may end
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    threading.Thread(target=_watch, daemon=True).start()
+
+
+def has_joined() -> bool:
+    """Whether this process is one of several ranks that have joined."""
     communication = sys.modules.get('mindspore.communication')
-    if communication is None or not communication.GlobalComm.INITED:
+    return communication is not None and communication.GlobalComm.INITED and not is_scheduler()
+
+
+def leave_if_joined(status: int) -> None:
+    """End a rank that failed alone, without MindSpore's goodbye, after which the others would wait for it for ever."""
+    if has_joined():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def lost(error: Exception) -> str:
+    """The line for the user where MindSpore's error means that another rank is lost; else ''."""
+    broken = has_joined() and isinstance(error, RuntimeError) and any(word in str(error) for word in _SAYS_LOST)
+    return _LOST if broken else ''
+
+
+def _watch() -> None:
+    """End this process when the scheduler has ended or can't be reached; works while a collective hangs."""
+    reached = time.monotonic()
+    while not _left.wait(_LOOK_EVERY):
+        try:
+            socket.create_connection(_scheduler(), _LOOK_EVERY).close()
+            reached = time.monotonic()
+        except OSError as error:
+            if isinstance(error, ConnectionRefusedError) or time.monotonic() - reached > LOST_AFTER:
+                _end(_LOST, _LOST_STATUS)
+
+
+def _on_sigterm(number: int, _: object) -> NoReturn:
+    """MindSpore sends it to its own process when it has found out that a rank is lost; so may others."""
+    _end(f'ended by SIGTERM: by hand, or {_LOST}', 128 + number)
+
+
+def _end(line: str, status: int) -> None:
+    from ict.log import log
+    if not _left.is_set():
+        log(f'error: {line}', every_rank=True)
+        os._exit(status)
+
+
+def _sum_over_ranks(values: list[float]) -> list[float]:
+    """Sums of the ranks' values; ``values`` themselves where ``join`` has joined no others."""
+    if not has_joined():
         return values
     import mindspore as ms
     total = ms.ops.AllReduce(ms.ops.ReduceOp.SUM)(ms.Tensor(values, ms.float32))  # all that the CPU's backend has

@@ -75,8 +75,7 @@ def start(target: str | None, device_id: int, distributed: bool = False) -> None
         ms.device_context.gpu.op_precision.conv_allow_tf32(False)
         ms.device_context.gpu.op_precision.matmul_allow_tf32(False)
     if distributed:
-        from mindspore import communication
-        communication.init()  # nccl on GPUs, mccl on CPUs
+        parallel.join()
         ms.set_auto_parallel_context(parallel_mode='data_parallel', gradients_mean=True, parameter_broadcast=True)
     _started[:] = [target, device_id, distributed]
 

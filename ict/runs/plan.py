@@ -13,6 +13,7 @@ from ict import files
 from ict.device import parallel
 from ict.errors import UserError, not_written
 from ict.log import log
+from ict.runs.config import Given, SourceConfig
 from ict.runs.inputs import Inputs, Outcome
 from ict.runs.manifest import Manifest
 from ict.runs.scores import Scores
@@ -178,6 +179,13 @@ class Run:
                     batch = []
         if batch:
             yield batch
+
+    def require_same_on_all_ranks(self, source: SourceConfig, ckpt: Given) -> None:
+        """Raises a UserError where the ranks have other pictures, masks, settings or weights than each other."""
+        if self.ranks > 1:
+            parallel.same_on_all_ranks(source.images.option, self.inputs.pictures.digest())
+            parallel.same_on_all_ranks(source.masks.option, self.inputs.mask_files.digest())
+            parallel.same_on_all_ranks(f'options or {ckpt.option}', [self.manifest.settings, self.n_results])
 
     def finish(self, distributed: bool) -> None:
         """Wait for the other ranks, then write manifest and scores."""

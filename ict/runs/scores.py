@@ -6,6 +6,7 @@ no score, and a result whose line is missing is made again.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,10 @@ class Scores:
         """Take the lines of these files; one that a kill cut short is left out."""
         for path in filter(Path.is_file, paths):
             for text in path.read_text(encoding='utf-8', errors='replace').splitlines():
-                try:
-                    line = json.loads(text)
-                    self.lines[line.pop('id'), line.pop('result')] = line
-                except (ValueError, KeyError, AttributeError, TypeError):
-                    continue
+                with suppress(ValueError, RecursionError):
+                    match json.loads(text):
+                        case {'id': str(picture), 'result': int(k), **line}:
+                            self.lines[picture, k] = line
 
     def of_picture(self, picture: str, n_results: int) -> dict[int, dict[str, Any]]:
         """The lines of the first ``n_results`` results of a picture and of the further ones that follow them."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -100,6 +100,13 @@ class StartingPoint:
         return self.state.metadata['progress']['step'] if self.state is not None else 0
 
 
+class HasDigest(Protocol):
+    """A listing of files."""
+
+    def digest(self) -> str:
+        """What tells two listings apart."""
+
+
 @dataclass
 class TrainedNetwork:
     """A network with its optimizer, and the metadata of its checkpoints."""
@@ -136,6 +143,22 @@ class Checkpointer:
         self.extra = extra or {}
         self.name = next(iter(networks))
         self.state = folder / state_name(self.name)
+
+    def require_same_on_all_ranks(self, files: Mapping[str, HasDigest | None], rhythm: Sequence[int],
+                                  point: StartingPoint) -> None:
+        """Compare what the ranks of a distributed training have; all of them must call this.
+
+        Args:
+            files: listings by the option that named them.
+            rhythm: numbers of steps: the last one, and those between saves and validations.
+
+        Raises:
+            UserError: one of them has other files, options or weights.
+        """
+        for option, listing in files.items():
+            parallel.same_on_all_ranks(option, listing and listing.digest())
+        parallel.same_on_all_ranks('options or --ckpt_path', [
+            self.settings, list(rhythm), point.state.metadata if point.state is not None else None])
 
     def start(self, point: StartingPoint, last_step: int) -> Progress:
         """Set weights and moments to those of a starting point, and say so in a line."""

@@ -31,6 +31,10 @@ class MaskFiles:
     def __len__(self) -> int:
         return len(self.listing)
 
+    def digest(self) -> str:
+        """See ``Listing.digest``."""
+        return self.listing.digest()
+
     def load(self, i: int) -> np.ndarray:
         """Mask ``i`` as grey levels (h, w) uint8, 255 = hole.
 

@@ -1,0 +1,68 @@
+"""What msrun's ranks check before they join."""
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from contextlib import nullcontext
+
+import pytest
+
+from ict.device import parallel
+from ict.errors import UserError
+from tests.conftest import ROOT
+
+CHECK = 'from ict.device import parallel; parallel.check_launch(True)'
+
+
+def started_by_msrun(port: int, host: str = '127.0.0.1') -> dict[str, str]:
+    return {'MS_ROLE': 'MS_WORKER', 'RANK_ID': '0', 'MS_SCHED_HOST': host, 'MS_SCHED_PORT': str(port)}
+
+
+def test_a_port_that_another_program_listens_at_is_an_error(monkeypatch):
+    listen = 'import socket; at = socket.create_server(("", 0)); print(at.getsockname()[1], flush=True); input()'
+    with subprocess.Popen([sys.executable, '-c', listen], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        port = int(other.stdout.readline())
+        for name, value in started_by_msrun(port).items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(UserError, match=f'--master_port {port}: another program listens there'):
+            parallel.check_launch(True)
+        monkeypatch.setenv('MS_SCHED_HOST', '192.0.2.1')  # another machine's
+        parallel.check_launch(True)
+        other.communicate(b'\n')
+    monkeypatch.setenv('MS_SCHED_HOST', '127.0.0.1')
+    parallel.check_launch(True)
+
+
+def test_msruns_own_scheduler_may_listen_already():
+    with socket.create_server(('127.0.0.1', 0)) as free:
+        port = free.getsockname()[1]
+    listen = f'import socket; server = socket.create_server(("127.0.0.1", {port})); print("listening", flush=True); ' \
+             'input()'
+    launcher = f'''
+import subprocess, sys
+scheduler = subprocess.Popen([sys.executable, '-c', {listen!r}], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+scheduler.stdout.readline()
+rank = subprocess.run([sys.executable, '-c', {CHECK!r}])
+scheduler.communicate(b'\\n')
+sys.exit(rank.returncode)
+'''
+    ran = subprocess.run([sys.executable, '-c', launcher], cwd=ROOT, env={**os.environ, **started_by_msrun(port)},
+                         capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize(('values', 'others'), [('abac', r'rank 1, 3\)'), ('aaaa', None)])
+def test_ranks_that_have_different_things_are_told_which(values, others, monkeypatch):
+    sent = []
+    monkeypatch.setenv('MS_WORKER_NUM', '4')
+    monkeypatch.setattr(parallel, '_sum_over_ranks', lambda own: sent.append(own) or own)
+    for number, value in enumerate(values):
+        monkeypatch.setenv('RANK_ID', str(number))
+        with pytest.raises(UserError):  # so far each has only zeros of the others
+            parallel.same_on_all_ranks('--data_path', value)
+    monkeypatch.setattr(parallel, '_sum_over_ranks', lambda _: [sum(parts) for parts in zip(*sent, strict=True)])
+    told = pytest.raises(UserError, match=f'^--data_path: not the same .* {others}') if others else nullcontext()
+    with told:
+        parallel.same_on_all_ranks('--data_path', values[-1])
