@@ -19,7 +19,7 @@ if not __package__:
 import numpy as np
 
 from Guided_Upsample.datasets import dataset, sources
-from Guided_Upsample.datasets.sources import Given, SourcePaths
+from Guided_Upsample.datasets.sources import SourcePaths
 from Guided_Upsample.models import config
 from ict import checkpoint, files, options
 from ict.command import run
@@ -28,6 +28,7 @@ from ict.device import parallel, runtime
 from ict.errors import UserError, require
 from ict.options import positive
 from ict.runs import metrics, report
+from ict.runs.config import Given
 from ict.training import checkpointer, loader, loop, losses, train_options
 from ict.training.epoch_sampler import EpochSampler
 from ict.training.mask_sources import MASK_SOURCES, PairedFile, Strokes
@@ -271,10 +272,10 @@ def main(argv: list[str]) -> int:
     output_dir = files.output_folder(args.save_path, '--save_path')
     example_config = options.chosen(dataset.ExampleConfig, args)
     paths = partial(SourcePaths, output_dir=output_dir, invert_mask=args.invert_mask, dilate=args.dilate)
-    training_paths = paths(Given('--input', args.input), MASK_SOURCES[args.mask_type], masks=Given('--mask', args.mask),
-                           priors=Given('--prior', args.prior), cache=trains)
-    held_back_paths = paths(Given('--val_path', args.val_path), PairedFile if args.val_mask else Strokes,
-                            masks=Given('--val_mask', args.val_mask), priors=Given('--val_prior', args.val_prior))
+    training_paths = paths(Given(args.input, '--input'), MASK_SOURCES[args.mask_type], masks=Given(args.mask, '--mask'),
+                           priors=Given(args.prior, '--prior'), cache=trains)
+    held_back_paths = paths(Given(args.val_path, '--val_path'), PairedFile if args.val_mask else Strokes,
+                            masks=Given(args.val_mask, '--val_mask'), priors=Given(args.val_prior, '--val_prior'))
 
     # Only score.
     if not trains:

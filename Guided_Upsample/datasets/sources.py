@@ -4,7 +4,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -14,20 +14,13 @@ from ict.device import parallel
 from ict.errors import UserError, require
 from ict.log import log
 from ict.runs import inputs, manifest
+from ict.runs.config import Given
 from ict.training import loop, mask_sources
 from ict.training.mask_sources import MaskSource, PairedFile
 
+_NOTHING = Given('', '')
 _PROBES = 100  # pictures whose priors are looked for before a training starts
 
-
-class Given(NamedTuple):
-    """A path as the user gave it, '' for none, and the option that it came from."""
-
-    option: str
-    path: str
-
-
-NOTHING = Given('', '')
 
 
 @dataclass(frozen=True)
@@ -36,6 +29,7 @@ class SourcePaths:
 
     Attributes:
         output_dir: is not searched.
+        masks, priors: '' where there are none.
         cache: whether the listing of the pictures is kept there.
         invert_mask, dilate: how mask files are read, see ``MaskFiles``.
     """
@@ -43,8 +37,8 @@ class SourcePaths:
     pictures: Given
     mask_type: type[MaskSource]
     output_dir: Path
-    masks: Given = NOTHING
-    priors: Given = NOTHING
+    masks: Given = _NOTHING
+    priors: Given = _NOTHING
     cache: bool = False
     invert_mask: bool = False
     dilate: int = 0
@@ -61,12 +55,12 @@ def find(paths: SourcePaths, centres: np.ndarray, config: ExampleConfig, is_held
     Raises:
         UserError: see ``pairs.listing`` and ``pairs.masks_for``; or the priors are not those of the pictures and masks.
     """
-    pictures = pairs.listing(paths.pictures.path, paths.pictures.option, without=[paths.output_dir],
+    pictures = pairs.listing(paths.pictures.value, paths.pictures.option, without=[paths.output_dir],
                              cache=paths.output_dir / 'files.npz' if paths.cache else None, unique=False,
                              writes=parallel.is_writer())
-    mask_files = mask_sources.find(paths.masks.path, paths.masks.option, paths.output_dir, paths.invert_mask,
+    mask_files = mask_sources.find(paths.masks.value, paths.masks.option, paths.output_dir, paths.invert_mask,
                                    paths.dilate) if paths.mask_type.reads_files else None
-    prior_folders = pairs.condition_folders(paths.priors.path, paths.priors.option) if paths.priors.path else None
+    prior_folders = pairs.condition_folders(paths.priors.value, paths.priors.option) if paths.priors.value else None
     source = Source(pictures, paths.mask_type(mask_files, pictures), prior_folders, centres, config)
     if prior_folders is not None:
         every = 1 if is_held_back else max(1, len(pictures) // _PROBES)
@@ -76,8 +70,8 @@ def find(paths: SourcePaths, centres: np.ndarray, config: ExampleConfig, is_held
 
 def _check_priors(source: Source, folders: list[Path], numbers: range, paths: SourcePaths) -> None:
     """Raises a UserError unless sampled priors belong to the pictures and masks; looks at some pictures."""
-    culprit = f'{paths.priors.option} {paths.priors.path}'
-    made = manifest.read(paths.priors.path, manifest.STAGE_1)
+    culprit = str(paths.priors)
+    made = manifest.read(paths.priors.value, manifest.STAGE_1)
     if made is not None:
         for name, wanted in vars(inputs.View(invert_mask=paths.invert_mask, dilate=paths.dilate)).items():
             seen = made['settings'].get(name)

@@ -36,6 +36,7 @@ from ict.data import codebook
 from ict.device import runtime
 from ict.errors import require
 from ict.options import positive
+from ict.runs.config import Given
 from ict.training import loader
 from ict.training.epoch_sampler import EpochSampler
 from ict.training.mask_sources import Block, Strokes
@@ -182,7 +183,7 @@ def data(args: argparse.Namespace) -> int:
     centres = codebook.load(codebook.find_for_training(''))
     own_1 = train_1.arguments(['--data_path', args.input, '--random_stroke'])
     own_2 = train_2.arguments(['--input', args.input, '--mask_type', '1'])
-    source = sources.find(sources.SourcePaths(sources.Given('--input', args.input), Block, output_dir), centres,
+    source = sources.find(sources.SourcePaths(Given(args.input, '--input'), Block, output_dir), centres,
                           options.chosen(data_2.ExampleConfig, own_2))
     epoch_sampler = EpochSampler(len(source.pictures), 1, 0)
     pipelines = {

@@ -12,6 +12,7 @@ from Guided_Upsample import infer as infer_2
 from Guided_Upsample import train as train_2
 from ict import checkpoint, lock
 from ict.data import images
+from ict.runs.config import Given
 from ict.training import checkpointer
 from ict.training.schedule import Schedule
 from tests.conftest import DEVICE, command, files_of
@@ -131,8 +132,9 @@ def test_scoring_takes_the_weights_that_inference_takes(pictures, masks, tiny, t
     save = tmp_path / 'a'
     assert train_2.main(argv_2(pictures, masks, save, tiny['kmeans'], '--max_iteration', 2)) == 0
     start = train_2.starting_point(str(save), resume=False, adversarial=False)
-    assert start.state is None and start.weights[train_2.GEN].path == infer_2.find_generator(str(save))
-    assert start.weights[train_2.GEN].path.name == 'InpaintingModel_gen_best.ckpt'
+    path = start.weights[train_2.GEN].path
+    assert start.state is None and path == infer_2.find_generator(Given(str(save), '--ckpt_path'))
+    assert path.name == 'InpaintingModel_gen_best.ckpt'
 
 
 @pytest.mark.parametrize('stage', [1, 2])
