@@ -1,8 +1,4 @@
-"""The colour palette: 512 centres in [-1, 1], exact quantisation, and k-means to fit one.
-
-``python -m ict.palette --data_path FOLDER`` fits a palette to one's own images (paper, section 3.1: pictures
-are described by the index of the nearest of 512 colours found by k-means over training pixels).
-"""
+"""The colour palette and the tokens that it makes of pixels (paper, section 3.1)."""
 from __future__ import annotations
 
 import hashlib
@@ -13,13 +9,8 @@ import numpy as np
 
 from ict.errors import UserError
 
-N_COLOURS = 512
 REPOSITORY_PALETTE = Path(__file__).resolve().parents[2] / 'kmeans_centers.npy'
-_CELL_BITS = 3  # the colour cube is cut into cells of 8 x 8 x 8 colours
-_CELLS = 1 << 3 * (8 - _CELL_BITS)
-_IN_CELL = 1 << 3 * _CELL_BITS
-_CHUNK = 64  # cells filled at once
-_INDEX_BITS = 15
+_CHUNK = 1 << 14  # pixels at once
 
 
 def load(path: str | Path) -> np.ndarray:
@@ -69,61 +60,28 @@ def to_rgb(centres: np.ndarray) -> np.ndarray:
 
 
 class Tokenizer:
-    """Exact nearest colour of 8-bit pixels: smallest squared distance to ``levels``, the lowest index on a tie.
+    """Exact nearest colour of 8-bit pixels: smallest squared distance to ``codebook_rgb``, lowest index on a tie.
 
-    A table over the whole colour cube, filled a cell of 8 x 8 x 8 colours at a time when a pixel first needs it.
-    Within a cell only those colours can be nearest whose smallest distance to the cell is not above another
-    colour's largest one; few are, and the table costs memory only where it is filled.
+    Attributes:
+        centres: (V, 3) float32 in [-1, 1].
+        codebook_rgb: (V, 3) uint8.
     """
 
     def __init__(self, centres: np.ndarray) -> None:
-        self.centres, self.codebook_rgb = centres, to_rgb(centres)  # (V, 3) float32 and uint8
-        self.colours = self.codebook_rgb
-        self._k = self.colours.astype(np.int32)
-        self._table = np.empty(_CELLS * _IN_CELL, np.int16)
-        self._filled = np.zeros(_CELLS, bool)
-        value = np.arange(256, dtype=np.int32)
-        coarse, fine = value >> _CELL_BITS, value & (1 << _CELL_BITS) - 1
-        cell_axis, shift = 8 - _CELL_BITS, 3 * _CELL_BITS
-        lows = np.arange(0, 256, 1 << _CELL_BITS, dtype=np.int32)[:, None]
-        highs = lows + (1 << _CELL_BITS) - 1
-        axes = [self._k[None, :, a] for a in range(3)]
-        self._nearest = [np.maximum(np.maximum(lows - k, k - highs), 0) ** 2 for k in axes]  # (32, V) each
-        self._farthest = [np.maximum(k - lows, highs - k) ** 2 for k in axes]
-        self._index = [coarse << shift + (2 - a) * cell_axis | fine << (2 - a) * _CELL_BITS for a in range(3)]
+        self.centres, self.codebook_rgb = centres, to_rgb(centres)
+        self._k = self.codebook_rgb.astype(np.float32)  # all sums below stay under 2 ** 24, so they are exact
+        self._squares = (self._k ** 2).sum(1)  # (V,)
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """pixels (..., 3) uint8 -> tokens (...) int32."""
         if pixels.dtype != np.uint8 or pixels.shape[-1] != 3:
             raise ValueError(f'expected uint8 (..., 3), got {pixels.dtype} {pixels.shape}')
-        red, green, blue = self._index
-        index = red[pixels[..., 0]] | green[pixels[..., 1]] | blue[pixels[..., 2]]
-        cells = np.zeros(_CELLS, bool)
-        cells[index.reshape(-1) >> 3 * _CELL_BITS] = True
-        missing = np.flatnonzero(cells & ~self._filled)
-        for start in range(0, len(missing), _CHUNK):
-            self._fill(missing[start:start + _CHUNK])
-        return self._table[index].astype(np.int32)
-
-    def _fill(self, cells: np.ndarray) -> None:
-        edge, axis_bits = 1 << _CELL_BITS, 8 - _CELL_BITS
-        place = np.stack([cells >> 2 * axis_bits, cells >> axis_bits, cells], -1) & (1 << axis_bits) - 1  # (n, 3)
-        low = (place * edge)[:, None].astype(np.int32)  # (n, 1, 3)
-        nearest = sum(self._nearest[a][place[:, a]] for a in range(3))  # (n, V)
-        farthest = sum(self._farthest[a][place[:, a]] for a in range(3))  # (n, V)
-        possible = nearest <= farthest.min(1, keepdims=True)
-        count = possible.sum(1).max()
-        candidates = np.argsort(~possible, 1, kind='stable')[:, :count]  # lowest index first; the rest can't win
-        k = self._k[candidates]  # (n, K, 3)
-        offset = low + np.arange(edge, dtype=np.int32)[None, :, None]  # (n, 8, 3)
-        squares = (offset[:, :, None] - k[:, None]).astype(np.int64) ** 2 << _INDEX_BITS  # (n, 8, K, 3)
-        red = squares[..., 0] + candidates[:, None]  # distance and index in one number: ties go to the lowest index
-        best = np.full((len(cells), edge, edge, edge), np.iinfo(np.int64).max)
-        for j in range(count):
-            plane = squares[:, :, None, j, 1] + squares[:, None, :, j, 2]  # (n, 8, 8)
-            np.minimum(best, red[:, :, j, None, None] + plane[:, None], out=best)
-        self._table.reshape(_CELLS, _IN_CELL)[cells] = (best & (1 << _INDEX_BITS) - 1).reshape(-1, _IN_CELL)
-        self._filled[cells] = True
+        flat = pixels.reshape(-1, 3)
+        tokens = np.empty(len(flat), np.int32)
+        for start in range(0, len(flat), _CHUNK):
+            part = flat[start:start + _CHUNK].astype(np.float32)
+            tokens[start:start + _CHUNK] = (self._squares - 2 * part @ self._k.T).argmin(1)  # |p - k|^2 - |p|^2
+        return tokens.reshape(pixels.shape[:-1])
 
 
 def neighbours(pixels: np.ndarray, centres: np.ndarray, n: int) -> np.ndarray:
