@@ -287,7 +287,7 @@ def test_sequential_raster_is_the_default_and_equals_the_many_step_case(tiny, fo
                                '--mask_url', folders['masks'] / 'p0.png', '--device_target', DEVICE)]
     assert stage_1.main([*common, '--save_url', str(tmp_path / 'a')]) == 0
     assert stage_1.main([*common, '--save_url', str(tmp_path / 'b'), '--sample_steps', '64', '--schedule',
-                         'raster']) == 0
+                         'raster', '--reuse', 'none']) == 0
     assert json.loads((tmp_path / 'a/manifest.json').read_text())['settings']['schedule'] == 'raster'
     assert (tmp_path / 'a/condition_1/p0.png').read_bytes() == (tmp_path / 'b/condition_1/p0.png').read_bytes()
 
