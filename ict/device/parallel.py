@@ -148,21 +148,23 @@ def serve() -> NoReturn:
 
 
 def _end_without_ranks() -> None:
-    """Have a process end this one, the scheduler, when msrun has no other left.
+    """Have a process end this one, the scheduler, when this machine's ranks have been gone for ``LOST_AFTER`` seconds.
 
-    It would wait for hours for ranks that ended before they joined, and msrun would wait for it.
+    For ranks that ended before they joined it would wait for ten minutes, and msrun for it. After a good end it leaves
+    by itself as soon as the ranks of all machines have.
     """
     scheduler, launcher = os.getpid(), os.getppid()
     children = Path(f'/proc/{launcher}/task/{launcher}/children')
     if not children.is_file() or os.fork():
         return
-    have_been = False
-    while os.getppid() == scheduler:
-        others = [child for child in children.read_text().split() if child != str(scheduler) and _is_alive(child)]
-        if have_been and not others:
-            os.kill(scheduler, signal.SIGKILL)
-        have_been = have_been or bool(others)
-        time.sleep(0.5)
+    alive_at = float('inf')
+    with suppress(OSError):
+        while os.getppid() == scheduler:
+            if any(child != str(scheduler) and _is_alive(child) for child in children.read_text().split()):
+                alive_at = time.monotonic()
+            elif time.monotonic() - alive_at > LOST_AFTER:
+                os.kill(scheduler, signal.SIGKILL)
+            time.sleep(1.0)
     os._exit(0)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from Guided_Upsample import train as train_2
-from ict import checkpoint
+from ict import checkpoint, lock
 from tests.conftest import DEVICE, ROOT, files_of
 from tests.training.runs import argv_1, argv_2, log_without_seconds
 from Transformer import train as train_1
@@ -113,6 +113,22 @@ def test_sigterm_to_one_rank_saves_and_ends_all(pictures, tiny, tmp_path):
         launched.kill()
     step = checkpoint.read(save / 'ImageNet_latest_state.ckpt').metadata['progress']['step']
     assert 0 < step < steps and checkpoint.read(save / 'ImageNet_latest.ckpt').metadata['step'] == step
+
+
+@pytest.mark.slow
+def test_msrun_ends_when_one_rank_could_not_begin(pictures, tiny, tmp_path):
+    """Rank 0 finds the folder locked and ends, before the ranks have joined."""
+    save, logs = tmp_path / 'a', tmp_path / 'logs'
+    save.mkdir()
+    logs.mkdir()
+    with lock.locked(save, '--save_path'):
+        launched = subprocess.Popen(**launch('Transformer/train.py', argv_1(pictures, save, tiny['kmeans']), logs),
+                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            assert launched.wait(120) != 0
+        finally:
+            launched.kill()
+    assert 'is in use by another run' in logged(logs)
 
 
 def test_two_ranks_share_the_pictures_out_and_make_the_same_files(tiny, folders, tmp_path):
