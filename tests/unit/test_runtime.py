@@ -1,14 +1,14 @@
-"""Finding a GPU in made-up folders with a made-up driver, the choice, msrun's ranks. None of it needs a card."""
+"""The choice of a device, starting MindSpore there, several ranks, and ``python -m ict.device``."""
+from __future__ import annotations
+
 import ctypes
 import json
-import mmap
 import os
 import re
 import shutil
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,260 +18,7 @@ from ict.device.__main__ import table
 from ict.device.gpu import Card, Machine, Problem
 from ict.errors import UserError
 from tests.conftest import command, files_of
-
-ROOT = Path(__file__).resolve().parents[2]
-H200 = Card('NVIDIA H200', (9, 0))
-
-
-class Driver:
-    """libcuda.so.1 as ctypes would show it."""
-
-    def __init__(self, version=12020, cards=(H200,), error=0):
-        self.version, self.cards, self.error = version, cards, error
-
-    def cuDriverGetVersion(self, number):  # noqa: N802
-        number._obj.value = self.version
-        return 0
-
-    def cuInit(self, flags):  # noqa: N802
-        return self.error
-
-    def cuGetErrorName(self, error, name):  # noqa: N802
-        name._obj.value = b'CUDA_ERROR_NO_DEVICE' if error == 100 else None
-
-    def cuDeviceGetCount(self, number):  # noqa: N802
-        number._obj.value = len(self.cards)
-        return 0
-
-    def cuDeviceGet(self, handle, i):  # noqa: N802
-        handle._obj.value = 40 + i
-
-    def cuDeviceGetName(self, name, length, handle):  # noqa: N802
-        name.value = self.cards[handle.value - 40].name.encode()[:length - 1]
-
-    def cuDeviceGetAttribute(self, value, attribute, handle):  # noqa: N802
-        value._obj.value = self.cards[handle.value - 40].capability[{75: 0, 76: 1}[attribute]]
-
-
-class Runtime:
-    """Any other library."""
-
-    version, cudnn = 11080, 8906
-
-    def __init__(self, file):
-        self.file = file
-
-    def cudaRuntimeGetVersion(self, number):  # noqa: N802
-        number._obj.value = self.version
-        return 0
-
-    def cudnnGetVersion(self):  # noqa: N802
-        return self.cudnn
-
-
-@pytest.fixture
-def made_up(tmp_path):
-    """A complete installation to take parts away from: (folder, look(driver, runtime, system) -> Machine)."""
-    (tmp_path / 'plugin').mkdir()
-    (tmp_path / 'plugin' / gpu.PLUGIN).touch()
-    for name, wheel in gpu.NEEDED.items():
-        folder = tmp_path / 'nvidia' / wheel.removeprefix('nvidia-').removesuffix('-cu11').replace('-', '_') / 'lib'
-        folder.mkdir(parents=True)
-        (folder / name).touch()
-    version = tmp_path / 'proc' / 'driver' / 'nvidia' / 'version'
-    version.parent.mkdir(parents=True)
-    version.write_text('NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023\n'
-                       'GCC version:  gcc version 11.4.0\n')
-
-    def look(driver=Driver, runtime=Runtime, system=None):
-        def load(file, mode=ctypes.DEFAULT_MODE):
-            if file != 'libcuda.so.1':
-                return runtime(file)
-            if driver is None:
-                raise OSError('libcuda.so.1: cannot open shared object file')
-            return driver()
-        return gpu.discover(tmp_path / 'plugin', gpu.library_folders([str(tmp_path)], ''),
-                               lambda: {gpu.ZLIB: '/lib/libz.so.1'} if system is None else system, load,
-                               tmp_path / 'proc')
-    return tmp_path, look
-
-
-@pytest.fixture
-def no_msrun(monkeypatch):
-    for name in ('MS_ROLE', 'RANK_ID', 'MS_WORKER_NUM', 'DEVICE_ID'):
-        monkeypatch.delenv(name, raising=False)
-
-
-def python(code, *arguments, **environment):
-    """Run code in a fresh process, from the repository's root."""
-    inherited = {k: v for k, v in os.environ.items() if k not in ('GLOG_v', 'MS_ROLE', 'RANK_ID', 'CUDA_HOME')}
-    return subprocess.run([sys.executable, '-c', code, *arguments], cwd=ROOT, capture_output=True, text=True,
-                          env=inherited | environment)
-
-
-# ---------------------------------------------------------------- discovery
-
-def test_a_complete_installation_has_no_problems_and_is_described(made_up):
-    folder, look = made_up
-    found = look(lambda: Driver(cards=(Card('Tesla T4', (7, 5)), H200)))
-    assert found.problems(0) == found.problems(1) == []
-    assert found.cards == (Card('Tesla T4', (7, 5)), H200)
-    assert (found.driver, found.cuda, found.runtime, found.cudnn) == ('535.104.05', (12, 2), (11, 8), (8, 9))
-    assert found.libraries['libcublas.so.11'] == str(folder / 'nvidia' / 'cublas' / 'lib' / 'libcublas.so.11')
-
-
-@pytest.mark.parametrize('name', gpu.NEEDED)
-def test_each_missing_library_is_named_with_the_command_that_installs_it(made_up, name):
-    folder, look = made_up
-    next(folder.glob(f'nvidia/*/lib/{name}')).unlink()
-    assert [str(problem) for problem in look().problems()] == [
-        f'{name} not found: pip install -r ict/requirements-gpu.txt']
-
-
-def test_without_the_wheels_all_libraries_are_named_in_one_problem(made_up):
-    folder, look = made_up
-    for file in folder.glob('nvidia/*/lib/*'):
-        file.unlink()
-    (problem,) = look().problems()
-    assert all(name in problem.what for name in gpu.NEEDED) and 'requirements-gpu.txt' in problem.remedy
-
-
-def test_a_missing_zlib_is_not_blamed_on_the_wheels(made_up):
-    (problem,) = made_up[1](system={}).problems()
-    assert 'libz.so.1' in problem.what and 'requirements-gpu' not in problem.remedy
-
-
-def test_without_a_driver_the_oldest_that_will_do_is_named(made_up):
-    (problem,) = made_up[1](driver=None).problems()
-    assert 'no NVIDIA driver' in problem.what and '450.80.02' in problem.remedy
-
-
-@pytest.mark.parametrize(('cuda', 'version', 'fine'), [
-    (10020, '440.33.01', False), (11000, '450.66', False), (11000, '450.80.02', True), (11040, '470.57.02', True),
-    (13000, '580.65.06', True), (10020, '', False), (11000, '', True)])
-def test_a_driver_before_450_80_02_is_too_old_even_where_it_does_not_tell_its_version(made_up, cuda, version, fine):
-    folder, look = made_up
-    file = folder / 'proc' / 'driver' / 'nvidia' / 'version'
-    if version:
-        file.write_text(f'NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  {version}  Release Build\n')
-    else:
-        file.unlink()
-    problems = look(lambda: Driver(cuda)).problems()
-    assert [('driver' in p.what and 'too old' in p.what and '450.80.02' in p.remedy) for p in problems] == \
-        ([] if fine else [True])
-
-
-@pytest.mark.parametrize(('driver', 'words'), [
-    (lambda: Driver(error=100), 'CUDA_ERROR_NO_DEVICE'), (lambda: Driver(error=999), 'error 999'),
-    (lambda: Driver(cards=()), 'CUDA_ERROR_NO_DEVICE'), (lambda: os._exit(1), 'crashed')])
-def test_a_driver_that_finds_no_card_or_crashes_is_one_problem_that_quotes_it(made_up, driver, words):
-    (problem,) = made_up[1](driver).problems()
-    assert 'driver finds no GPU' in problem.what and words in problem.what and 'nvidia-smi' in problem.remedy
-
-
-def test_a_driver_that_hangs_is_given_up(made_up, monkeypatch):
-    monkeypatch.setattr(gpu, 'ANSWER_SECONDS', 0.3)
-    (problem,) = made_up[1](lambda: time.sleep(30)).problems()
-    assert 'does not answer' in problem.what
-
-
-def test_a_card_too_old_and_a_number_without_a_card_are_told_apart(made_up):
-    found = made_up[1](lambda: Driver(cards=(H200, Card('GeForce GTX 980', (5, 2)))))
-    assert found.problems(0) == []
-    (old,), (none,) = found.problems(1), found.problems(2)
-    assert 'GeForce GTX 980' in old.what and '5.2' in old.what and '6.0' in old.remedy
-    assert 'no GPU 2' in none.what and 'from 0 to 1' in none.remedy
-
-
-@pytest.mark.parametrize(('part', 'value', 'words'), [('version', 11010, 'CUDA runtime 11.1'),
-                                                      ('cudnn', 8005, 'cuDNN 8.0')])
-def test_a_library_that_is_too_old_is_a_problem(made_up, part, value, words):
-    (problem,) = made_up[1](runtime=type('Old', (Runtime,), {part: value})).problems()
-    assert words in problem.what and 'too old' in problem.what and 'requirements-gpu.txt' in problem.remedy
-
-
-def broken(file):
-    if file.endswith('libcublas.so.11'):
-        raise OSError(f'{file}: file too short')
-    return Runtime(file)
-
-
-def crashing(file):
-    if file.endswith('libcudnn.so.8'):
-        os._exit(1)
-    return Runtime(file)
-
-
-@pytest.mark.parametrize(('runtime', 'words'), [(broken, 'libcublas.so.11: file too short'), (crashing, 'crashed')])
-def test_a_library_that_cannot_be_loaded_is_not_blamed_on_the_driver(made_up, runtime, words):
-    (problem,) = made_up[1](runtime=runtime).problems()
-    assert 'cannot be loaded' in problem.what and words in problem.what and '--force-reinstall' in problem.remedy
-
-
-def test_a_mindspore_without_the_plugin_is_named_before_everything_else(made_up):
-    folder, look = made_up
-    (folder / 'plugin' / gpu.PLUGIN).unlink()
-    problems = look(driver=None).problems()
-    assert gpu.PLUGIN in problems[0].what and 'requirements.txt' in problems[0].remedy and len(problems) == 2
-    without = gpu.discover(None, [], dict, lambda file: ctypes.CDLL('/nowhere'))
-    assert 'MindSpore' in without.problems()[0].what
-
-
-def test_libraries_are_looked_for_in_wheels_then_library_path_then_the_system(made_up):
-    folder, look = made_up
-    name = 'libcufft.so.10'
-    (folder / 'other').mkdir()
-    (folder / 'other' / name).touch()
-    places = gpu.library_folders([str(folder)], f'/nowhere:{folder / "other"}')
-    first = gpu.discover(None, places, dict, ctypes.CDLL).libraries[name]
-    assert first == str(folder / 'nvidia' / 'cufft' / 'lib' / name)
-    Path(first).unlink()
-    assert gpu.discover(None, places, dict, ctypes.CDLL).libraries[name] == str(folder / 'other' / name)
-    assert look(system={name: '/usr/lib/a', gpu.ZLIB: '/usr/lib/z'}).problems() == []
-
-
-def test_the_loaders_listing_gives_64_bit_files(monkeypatch):
-    monkeypatch.setattr(gpu.platform, 'machine', lambda: 'x86_64')
-    assert gpu.parse_loader_cache(
-        '812 libs found in cache `/etc/ld.so.cache\'\n'
-        '\tlibz.so.1 (libc6) => /lib/i386-linux-gnu/libz.so.1\n'
-        '\tlibz.so.1 (libc6,x86-64) => /lib/x86_64-linux-gnu/libz.so.1\n'
-        '\tlibz.so.1 (libc6,x86-64, OS ABI: Linux 3.2.0) => /usr/old/libz.so.1\n') == {
-            'libz.so.1': '/lib/x86_64-linux-gnu/libz.so.1'}
-
-
-def test_looking_is_quick_and_neither_imports_mindspore_nor_loads_cuda():
-    seconds = []
-    for _ in range(3):  # other work on the machine may slow one of them
-        ran = python('import sys, time\nfrom ict.device import gpu\nbefore = time.perf_counter()\ngpu.this_machine()\n'
-                     'maps = open("/proc/self/maps").read()\n'
-                     'print(time.perf_counter() - before, "mindspore" in sys.modules, "libcuda" in maps)')
-        taken, *imported = ran.stdout.split()
-        assert imported == ['False', 'False']
-        seconds.append(float(taken))
-    assert min(seconds) < 0.2
-
-
-def test_what_is_looked_for_is_what_the_installed_plugin_asks_for():
-    import importlib.util
-    place = Path(importlib.util.find_spec('mindspore').submodule_search_locations[0])
-    with open(place / 'lib' / 'plugin' / gpu.PLUGIN, 'rb') as file, \
-            mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as binary:
-        asked = set(re.findall(rb'\0(lib(?:cu|nv)\w+\.so\.[\d.]+)(?=\0)', binary))
-    assert {name.decode() for name in asked} == {*gpu.NEEDED, 'libcuda.so.1', 'libcuda_ops.so.11'}
-
-
-def test_every_library_comes_from_a_wheel_that_the_requirements_pin():
-    lines = (ROOT / 'ict' / 'requirements-gpu.txt').read_text().splitlines()
-    pinned = dict(line.split('==') for line in lines if not line.startswith('#'))
-    assert sorted(pinned) == sorted(gpu.NEEDED.values())
-    assert all(re.fullmatch(r'[\d.]+', version) for version in pinned.values())
-
-
-# ---------------------------------------------------------------- the choice
-
-USABLE = Machine(Path('plugin'), {name: f'/lib/{name}' for name in (*gpu.NEEDED, gpu.ZLIB)}, '', '535.104.05',
-                 (12, 2), '', (H200,), (11, 8), (8, 9))
+from tests.unit.conftest import H200, ROOT, USABLE, python
 
 
 def test_without_a_gpu_the_default_is_the_cpu_with_one_line(monkeypatch, capsys, no_msrun):
@@ -341,8 +88,6 @@ def test_a_negative_device_id_is_an_error(no_msrun):
     with pytest.raises(UserError, match='--device_id -1'):
         runtime.choose('CPU', -1)
 
-
-# ---------------------------------------------------------------- starting
 
 def test_the_cpu_starts_in_graph_mode_without_a_word_whatever_its_number():
     ran = python('from ict.device import gpu, runtime\nruntime.start("CPU", 3)\nimport os, mindspore as ms\n'
@@ -452,8 +197,6 @@ def test_the_cpus_bytes_are_the_same_beside_a_gpu(stood_in, tiny, folders):
     assert made[0] == made[1] and len(made[0]) > 3
 
 
-# ---------------------------------------------------------------- several ranks
-
 def test_distributed_without_msrun_is_an_error_that_shows_the_command(monkeypatch, no_msrun):
     monkeypatch.setattr(sys, 'argv', ['Transformer/train.py', '--data_path', 'my photos', '--distributed'])
     with pytest.raises(UserError, match=r'msrun --worker_num=2 --local_worker_num=2 --join=True Transformer/train\.py '
@@ -521,8 +264,6 @@ def test_two_ranks_under_msrun_agree_wait_for_each_other_and_leave_the_scheduler
             'ranks': 2, 'writer': rank == 0, 'any': True, 'none': False, 'each': [True, True, False],
             'mode': 'data_parallel', 'mean': True, 'broadcast': True, 'waited': True}
 
-
-# ---------------------------------------------------------------- python -m ict.device
 
 def test_the_table_names_every_part_and_the_verdict():
     text = '\n'.join(table(USABLE))
