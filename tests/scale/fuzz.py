@@ -1,8 +1,8 @@
 """Coverage-guided fuzzing of everything that reads a user's file: nothing but a UserError may come out.
 
 ``pip install atheris``, then ``python -m tests.scale.fuzz TARGET CORPUS -max_total_time=3600``, with TARGET one of
-image, mask, checkpoint, list, manifest; CORPUS is a folder that keeps what was found between runs. Further options are
-libFuzzer's. An input that broke something is written to the current folder (``-artifact_prefix``), and
+image, mask, checkpoint, list, manifest, scores; CORPUS is a folder that keeps what was found between runs. Further
+options are libFuzzer's. An input that broke something is written to the current folder (``-artifact_prefix``), and
 ``... TARGET FILE`` runs it once more.
 """
 from __future__ import annotations
@@ -27,7 +27,7 @@ with atheris.instrument_imports(include=['ict', 'PIL', 'json']):
     from ict import checkpoint
     from ict.data import images, masks, pairs
     from ict.errors import UserError
-    from ict.runs import manifest
+    from ict.runs import manifest, scores
 
 MEMORY = '/dev/shm' if os.path.isdir('/dev/shm') else None
 MOST_PIXELS = 100_000  # so that no input takes seconds
@@ -56,22 +56,32 @@ def list_(path: Path) -> None:
 
 
 def manifest_(path: Path) -> None:
-    """A run's manifest, and the journal that a killed one left."""
+    """The manifest of an output folder, as a continued run and stage 2 read it."""
     folder = path.parent
-    for name in (manifest.STAGE_1, manifest.STAGE_2, manifest._JOURNAL.format(0)):
-        with suppress(FileNotFoundError):
-            os.remove(folder / name)
-        os.link(path, folder / name)
-    assert all(isinstance(line, str) for pair in manifest.read_journals(folder).items() for line in pair)
-    opened = manifest.Manifest(folder, manifest.STAGE_1, {'seed': 0}, lambda: None, False)
-    for picture in list(opened.pictures):
-        opened.unchanged(picture, {'image_digest': 'a'})
-        opened.set(picture, {'image_digest': 'a'})
+    shutil.copyfile(path, folder / manifest.STAGE_1)
+    opened = manifest.Manifest(folder, manifest.STAGE_1, {'seed': 0}, False)
+    for entry in opened.pictures.values():
+        manifest.other_source(entry, {'image_digest': 'a', 'mask_digest': 'b'})
+    opened.write()
+    assert opened.pictures.keys() == manifest.Manifest(folder, manifest.STAGE_1, {'seed': 0}, False).pictures.keys()
+
+
+def scores_(path: Path) -> None:
+    """The scores of two ranks; what is read of them is still there after the run."""
+    folder = path.parent
+    for name in (scores.NAME, 'scores.1.jsonl'):
+        shutil.copyfile(path, folder / name)
+    opened = scores.Scores(folder)
+    for picture, _ in opened.lines:
+        opened.of_picture(picture, 2)
+    opened.add(('new', 0), {'psnr': 1.5})
+    opened.finish()
+    assert opened.lines.keys() == scores.Scores(folder).lines.keys()
 
 
 TARGETS: dict[str, tuple[Callable[[Path], None], str]] = {
     'image': (image, '.png'), 'mask': (mask, '.png'), 'checkpoint': (checkpoint_, '.ckpt'), 'list': (list_, '.txt'),
-    'manifest': (manifest_, '.json')}
+    'manifest': (manifest_, '.json'), 'scores': (scores_, '.jsonl')}
 
 
 def pictures() -> Iterator[bytes]:
@@ -104,10 +114,15 @@ def checkpoints() -> Iterator[bytes]:
 
 
 def manifests() -> Iterator[bytes]:
-    entry = {'image': 'a.png', 'image_digest': 'a', 'log_likelihood': {'1': -3.5}, 'figures': {'0': '0.5 20.0 0.1'}}
+    entry = {'image': 'a.png', 'image_digest': 'a', 'mask': 'a.png', 'mask_digest': 'b'}
     yield json.dumps({'settings': {'seed': 0}, 'pictures': {'a': entry, 'b/c': {}}}).encode()
     yield json.dumps({'settings': {'seed': 1}, 'pictures': {}}).encode()
-    yield b'\n["a_0 1 2 3", "0.5 20.0 0.1"]\n\n["b_0 1'
+
+
+def lines_of_scores() -> Iterator[bytes]:
+    line = {'image_digest': 'a', 'mask_digest': 'b', 'frames': 2, 'log_likelihood': -3.5}
+    yield '\n'.join(json.dumps({'id': 'a/b', 'result': k, **line}) for k in range(3)).encode()
+    yield b'\n{"id": "a", "result": 0, "psnr": 20.5, "hole": 0.25}\n\n{"id": "b", "resu'
 
 
 def lists() -> Iterator[bytes]:
@@ -116,7 +131,8 @@ def lists() -> Iterator[bytes]:
 
 
 SEEDS: dict[str, Callable[[], Iterator[bytes]]] = {
-    'image': pictures, 'mask': pictures, 'checkpoint': checkpoints, 'list': lists, 'manifest': manifests}
+    'image': pictures, 'mask': pictures, 'checkpoint': checkpoints, 'list': lists, 'manifest': manifests,
+    'scores': lines_of_scores}
 
 
 def write_seeds(target: str, corpus: Path) -> None:
