@@ -162,7 +162,8 @@ def find_generator(given: Given) -> Path:
     if not os.path.isdir(path):
         return path
     found = checkpoint.saved_in(path, ('InpaintingModel_gen',))
-    require(found is not None, f'{given}: the folder holds no InpaintingModel_gen.ckpt')
+    if found is None:
+        raise UserError(f'{given}: the folder holds no InpaintingModel_gen.ckpt')
     return found[0]
 
 
@@ -192,7 +193,7 @@ def frames_of(rgb: np.ndarray, grey: np.ndarray, view: inputs.View, image_size: 
         image, hole = published_view(rgb, grey, view.geometry, image_size)
         return [Frame(None, None, image, hole, image)]
     return [Frame(box, full_hole, *geometry.scored_view(geometry.cut(rgb, box), full_hole, image_size))
-            for box, full_hole in geometry.frames_in(grey, *rgb.shape[:2], view.geometry)]
+            for box, full_hole in geometry.frames_in(grey, *geometry.size_of(rgb), view.geometry)]
 
 
 def small_result(frames: Sequence[Frame], painted: Sequence[np.ndarray]) -> np.ndarray:
@@ -204,6 +205,7 @@ def small_result(frames: Sequence[Frame], painted: Sequence[np.ndarray]) -> np.n
 def composed(native: np.ndarray, frames: Sequence[Frame], painted: Sequence[np.ndarray]) -> np.ndarray:
     """The picture at its own size, channels and depth with its hole filled; known pixels are its own, bit for bit."""
     for frame, pixels in zip(frames, painted, strict=True):
+        assert frame.box is not None and frame.full_hole is not None  # ``keep_size`` is for sealed ones
         completed = compositing.blended(pixels, frame.image / np.float32(255), frame.hole)
         native = compositing.at_own_size(native, frame.box, frame.full_hole, completed)
     return native
@@ -260,7 +262,7 @@ class PaintingStage:
     def decoded(self, i: int) -> list[Frame]:
         """The picture's frames, still without priors."""
         picture, grey = self.pictures.read(i, self.view)
-        path, size = self.pictures.pictures.path(i), picture.rgb.shape[:2]
+        path, size = self.pictures.pictures.path(i), geometry.size_of(picture.rgb)
         keeps_size = self.flags.keep_size
         require(not (keeps_size and geometry.reaches_out(grey, *size, self.view.geometry)),
                 f'{path}: the hole reaches out of the {self.view.geometry} frame; with --keep_size use --geometry '
@@ -282,6 +284,7 @@ class PaintingStage:
         scores = {'hole': float(hole.mean()), **metrics.all_of(result, original / np.float32(255), hole)}
         [path] = self.paths(task)
         picture = frames[0].picture
+        assert picture is not None  # ``decoded`` sets it
         pixels = composed(picture.native, frames, painted) if self.flags.keep_size else eight_bit(result)
         for lost in encode.losses(pixels, self.flags.save_format, picture.exif):
             self.pictures.say(f'{path}: {lost}')
@@ -474,8 +477,8 @@ def compare(work: Run, stage: PaintingStage) -> None:
             continue
         size = stage.flags.image_size
         for frame in frames[:_COMPARISON_ROWS - len(rows)]:
-            shown = [images.bicubic(geometry.cut(one, frame.box), size, size) if stage.flags.keep_size else one
-                     for one in results]
+            box = frame.box if stage.flags.keep_size else None
+            shown = [one if box is None else images.bicubic(geometry.cut(one, box), size, size) for one in results]
             rows.append([frame.original, np.where(frame.hole[..., None], np.uint8(255), frame.original), *shown])
     if rows:
         titles = ['original', 'masked', *('completed' if work.n_results == 1 else f'completed {k + 1}'

@@ -175,7 +175,7 @@ class Model:
     ckpt: checkpoint.Checkpoint
     config: GPTConfig
     tokenizer: Tokenizer
-    sampling: SamplingConfig
+    sampling_config: SamplingConfig
     reuse: str
     seed: int
 
@@ -199,8 +199,8 @@ class Model:
     def settings(self) -> dict[str, Any]:
         """What the priors depend on, for the manifest."""
         return {'checkpoint': self.ckpt.digest(), 'palette': codebook.digest(self.tokenizer.centres),
-                'seed': self.seed, 'reuse': self.reuse, **vars(self.sampling), 'prior_size': self.config.prior_size,
-                'n_head': self.config.n_head, 'GELU_2': self.config.GELU_2}
+                'seed': self.seed, 'reuse': self.reuse, **vars(self.sampling_config),
+                'prior_size': self.config.prior_size, 'n_head': self.config.n_head, 'GELU_2': self.config.GELU_2}
 
     def predictor(self, batch_size: int, amp_level: str) -> Any:
         """The network with its weights; imports MindSpore."""
@@ -209,7 +209,7 @@ class Model:
 
     def sampler(self, predictor: Any) -> sampling.Sampler:
         """How priors are drawn from a predictor."""
-        return sampling.Sampler(predictor.logits_at, self.config.prior_size, self.sampling,
+        return sampling.Sampler(predictor.logits_at, self.config.prior_size, self.sampling_config,
                                 self.tokenizer.codebook_rgb)
 
     def noise(self, name: str, k: int) -> np.random.Generator:
@@ -255,8 +255,8 @@ def frames_of(rgb: np.ndarray, grey: np.ndarray, view: inputs.View, model: Model
     if view.mask_mode == 'published':
         seen = [published_view(rgb, grey, view.geometry, size)]
     else:
-        seen = [geometry.sealed(geometry.cut(rgb, box), hole, size, Image.BILINEAR)
-                for box, hole in geometry.frames_in(grey, *rgb.shape[:2], view.geometry)]
+        seen = [geometry.sealed(geometry.cut(rgb, box), hole, size, Image.Resampling.BILINEAR)
+                for box, hole in geometry.frames_in(grey, *geometry.size_of(rgb), view.geometry)]
     return [Frame(model.tokenizer(small).reshape(-1), hole.reshape(-1)) for small, hole in seen]
 
 
@@ -290,7 +290,7 @@ class PriorStage:
                     f'{self.pictures.mask_path(task.i)}: nothing to fill in the part of '
                     f'{self.pictures.pictures.path(task.i)} that is completed; use --geometry resize (run.py: or '
                     f'--keep_size)')
-            if self.view.mask_mode == 'sealed' and geometry.reaches_out(grey, *picture.rgb.shape[:2],
+            if self.view.mask_mode == 'sealed' and geometry.reaches_out(grey, *geometry.size_of(picture.rgb),
                                                                         self.view.geometry):
                 self.pictures.say(f'{self.pictures.pictures.path(task.i)}: the part of the hole outside the middle '
                                   f'square is not filled; use --geometry resize (run.py: or --keep_size)')
@@ -301,6 +301,7 @@ class PriorStage:
         """A sample of each frame."""
         rngs = [self.model.noise(frame_name(self.pictures.id(part.task.i), part.number, len(part.frames)), part.task.k)
                 for part in parts]
+        assert self.sampler is not None  # ``execute`` has loaded it
         return self.sampler(np.stack([part.frame.tokens for part in parts]),
                             np.stack([part.frame.hole for part in parts]), rngs, self.on_pass)
 

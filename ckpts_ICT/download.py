@@ -122,10 +122,10 @@ def _attempt(url: str, partial: Path, noted: Path, by_hand: str) -> None:
         start = _size(partial)
         if before.size is not None:
             start = min(start, before.size - 1)  # of a whole one the last byte again, to hear that it is still the same
-    if start > 0:
-        headers['Range'] = f'bytes={start}-'
-        if before.condition():
-            headers['If-Range'] = before.condition()
+        if start > 0:
+            headers['Range'] = f'bytes={start}-'
+            if condition := before.condition():
+                headers['If-Range'] = condition
     try:
         with urlopen(Request(url, headers=headers), timeout=TIMEOUT_S) as response:
             _receive(response, url, partial, noted, start, before)

@@ -241,7 +241,7 @@ def _read_values(path: Path, entry: Entry) -> np.ndarray:
     with open(path, 'rb') as stream:
         for offset, length in entry.pieces:
             stream.seek(offset)
-            if stream.readinto(content[filled:filled + length]) != length:
+            if stream.readinto(content[filled:filled + length].data) != length:
                 raise UserError(f'{path}: cut short while it was read')
             filled += length
     if entry.dtype == 'str':

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import os
 import signal
 import subprocess
@@ -23,7 +24,8 @@ _END_WITH_PARENT = 1  # Linux: PR_SET_PDEATHSIG
 
 def run(main: Callable[[list[str]], int | None]) -> int:
     """Exit status of ``main(argv)``: 2 and a line for a ``UserError``, a full disk or memory; 70 for bugs."""
-    sys.stdout.reconfigure(errors='backslashreplace')  # a file name may be no text
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors='backslashreplace')  # a file name may be no text
     try:
         return main(sys.argv[1:]) or 0
     except (Exception, KeyboardInterrupt) as error:

@@ -26,6 +26,7 @@ from ict.errors import UserError, require
 from ict.log import log
 from ict.options import positive
 from ict.runs import inputs, manifest, metrics, perceptual, report
+from ict.runs.config import ViewFlags
 from ict.runs.evaluation import (
     DETERMINISTIC,
     MEAN,
@@ -203,7 +204,8 @@ def main(argv: list[str]) -> int:
     output_dir = files.output_folder(args.save_place, '--save_place')
     pictures = inputs.find(args.input, '--input', args.mask, '--mask', args.max_pixels, output_dir,
                            allow_truncated=args.allow_truncated)
-    evaluation = Evaluation(output_dir, pictures, inputs.View.from_args(args), args.sample_num, features)
+    view = inputs.View.from_args(options.chosen(ViewFlags, args))
+    evaluation = Evaluation(output_dir, pictures, view, args.sample_num, features)
     refuse_foreign_files(evaluation)
 
     # Completions

@@ -3,11 +3,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from ict.errors import UserError, require
 
-_Record = TypeVar('_Record')
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_Record = TypeVar('_Record', bound='DataclassInstance')
 
 
 def boolean(text: str) -> bool:
@@ -43,10 +46,10 @@ class Formatter(argparse.ArgumentDefaultsHelpFormatter):
 class Parser(argparse.ArgumentParser):
     """argparse whose errors are one line and exit status 2, like every other wrong input here."""
 
-    def __init__(self, **kwargs: object) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=Formatter, **kwargs)
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         raise UserError(f'{message} (see {self.prog} --help)')
 
 
@@ -56,7 +59,7 @@ def chosen(kind: type[_Record], args: argparse.Namespace, **others: object) -> _
                    if field.name not in others}, **others)
 
 
-def positive(args: argparse.Namespace, *names: str, least: float = 1) -> None:
+def positive(args: object, *names: str, least: float = 1) -> None:
     """Each of these options must be at least ``least``.
 
     Raises:

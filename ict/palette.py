@@ -27,7 +27,8 @@ def fit(pixels: np.ndarray, n_colours: int, seed: int, iterations: int = 100) ->
     cv2.setRNGSeed(seed)
     data = pixels.reshape(-1, 3).astype(np.float32) / np.float32(127.5) - np.float32(1.0)
     stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, iterations, 1e-4)
-    _, _, centres = cv2.kmeans(data, n_colours, None, stop, 1, cv2.KMEANS_PP_CENTERS)
+    _, _, centres = cv2.kmeans(  # type: ignore[call-overload]  # the stub demands labels to start from
+        data, n_colours, None, stop, 1, cv2.KMEANS_PP_CENTERS)
     return centres[np.lexsort(centres.T[::-1])].clip(-1.0, 1.0).astype(np.float32)
 
 
@@ -54,7 +55,7 @@ def main(argv: list[str]) -> int:
     for i in tqdm(chosen, desc='reading', unit='image', disable=None):
         try:
             picture = images.load_rgb(found.path(i))
-            side = geometry.centre_square(*picture.shape[:2])
+            side = geometry.centre_square(*geometry.size_of(picture))
             pixels.append(images.shrink(geometry.cut(picture, side), args.prior_size).reshape(-1, 3))
         except UserError as error:
             failed.append(str(error))
@@ -75,8 +76,8 @@ def main(argv: list[str]) -> int:
     np.save(buffer, centres)
     files.write_bytes(target, buffer.getvalue())
     nearest = codebook.to_rgb(centres)[codebook.Tokenizer(centres)(pixels)]
-    error = np.sqrt(((nearest.astype(np.float64) - pixels) ** 2).sum(-1)).mean()
-    print(f'{target}: {len(centres)} colours, mean distance of a pixel to its colour {error:.2f} levels')
+    distance = np.sqrt(((nearest.astype(np.float64) - pixels) ** 2).sum(-1)).mean()
+    print(f'{target}: {len(centres)} colours, mean distance of a pixel to its colour {distance:.2f} levels')
     return 1 if failed else 0
 
 

@@ -113,9 +113,9 @@ class Pipeline:
         """
         require(bool(transformer_ckpt) == bool(upsample_ckpt), 'transformer_ckpt and upsample_ckpt: give both, they '
                                                                'belong together')
-        paths = (transformer_ckpt, upsample_ckpt) if transformer_ckpt else pretrained.pair(model)
-        return cls(*(Given(str(path), name) for path, name in zip(paths, ('transformer_ckpt', 'upsample_ckpt'),
-                                                                  strict=True)), device_target, device_id)
+        transformer, generator = (transformer_ckpt, upsample_ckpt) if transformer_ckpt else pretrained.pair(model)
+        return cls(Given(str(transformer), 'transformer_ckpt'), Given(str(generator), 'upsample_ckpt'), device_target,
+                   device_id)
 
     def __call__(self, image: Picture, mask: Picture, *, samples: int = 1, steps: int = stage_1.RECOMMENDED_STEPS,
                  progress: Callable[[int, int], None] | None = None, cancel: threading.Event | None = None,

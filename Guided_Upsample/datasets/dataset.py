@@ -186,7 +186,7 @@ def published_view(rgb: np.ndarray, grey: np.ndarray, geometry_name: str,
     Every mask pixel above 0 after the resize is hole.
     """
     if geometry_name != 'resize':
-        rgb = geometry.cut(rgb, geometry.centre_square(*rgb.shape[:2]))
+        rgb = geometry.cut(rgb, geometry.centre_square(*geometry.size_of(rgb)))
     if geometry_name == 'crop':
         grey = geometry.cut(grey, geometry.centre_square(*grey.shape))
     small = Image.fromarray(np.ascontiguousarray(grey)).resize((image_size, image_size), Image.Resampling.BICUBIC)

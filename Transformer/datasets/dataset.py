@@ -74,7 +74,7 @@ def validation_set(pictures: Listing, mask_source: MaskSource, tokenizer: Tokeni
         grey = held_back.read(mask_source.of_picture, i)
         if held_back.failures:
             continue
-        square = geometry.cut(rgb, geometry.centre_square(*rgb.shape[:2]))
+        square = geometry.cut(rgb, geometry.centre_square(*geometry.size_of(rgb)))
         tokens.append(tokenizer(images.shrink(square, prior_size)).reshape(-1))
         hole = mask_source.hole(grey, rgb.shape[:2], prior_size, np.random.default_rng([i, 3]), [])
         holes.append(_as_tokens(hole, prior_size))
@@ -89,7 +89,7 @@ def published_view(rgb: np.ndarray, grey: np.ndarray, geometry_name: str,
     With geometry 'published' both are squashed; with 'crop' both are their middle squares.
     """
     if geometry_name == 'crop':
-        rgb = geometry.cut(rgb, geometry.centre_square(*rgb.shape[:2]))
+        rgb = geometry.cut(rgb, geometry.centre_square(*geometry.size_of(rgb)))
         grey = geometry.cut(grey, geometry.centre_square(*grey.shape))
     small = Image.fromarray(np.ascontiguousarray(grey)).resize((prior_size, prior_size), Image.Resampling.NEAREST)
     return images.shrink(np.ascontiguousarray(rgb), prior_size), np.asarray(small) / 255 > 0.5

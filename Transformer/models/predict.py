@@ -250,9 +250,9 @@ class Predictor:
     def _computed(self, tokens: np.ndarray, mask: np.ndarray, rows: np.ndarray, last: State | None) -> State:
         """The state after ``rows`` (B, T) bool have been computed; keys and values of ``last`` are used up."""
         numbers = [np.flatnonzero(own) for own in rows]
-        everything = rows.all()
-        computed, kv_cache = self.network(tokens, mask, numbers, None if everything else last.kv_cache)
-        logits = np.zeros((*mask.shape, computed[0].shape[-1]), np.float32) if everything else last.logits.copy()
+        kept = None if rows.all() else last
+        computed, kv_cache = self.network(tokens, mask, numbers, None if kept is None else kept.kv_cache)
+        logits = np.zeros((*mask.shape, computed[0].shape[-1]), np.float32) if kept is None else kept.logits.copy()
         for target, own, values in zip(logits, numbers, computed, strict=True):
             target[own] = values
         return State(tokens, mask, logits, kv_cache if self.reuse != 'none' else [])

@@ -110,6 +110,7 @@ class Confidence(Order):
 
     def priority(self, positions: np.ndarray, log_probs: np.ndarray | None, gumbel: np.ndarray,
                  remaining: float) -> np.ndarray:
+        assert log_probs is not None  # as ``needs_log_prob`` asks for
         return log_probs + self.config.temperature * remaining * gumbel
 
 
@@ -289,6 +290,7 @@ class Sampler:
 
     def _expect(self, tokens: np.ndarray, missing: np.ndarray, on_pass: Callable[[int, int], None]) -> list[Sample]:
         """One pass: the mean colour at every missing position, and the codebook colour nearest to it as the token."""
+        assert self.codebook_rgb is not None, 'the deterministic mode needs the colours of the tokens'
         codebook_rgb = self.codebook_rgb.astype(np.float64)
         logits = self.logits_at(tokens, missing, self._all_positions(len(tokens))).astype(np.float64)
         weight = np.exp(logits - logits.max(-1, keepdims=True))

@@ -5,6 +5,7 @@ import io
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, PngImagePlugin
@@ -95,7 +96,7 @@ def encode_png(pixels: np.ndarray, icc_profile: bytes | None = None, text: dict[
     if pixels.dtype == np.uint16 and pixels.ndim == 3:
         return _encode_sixteen_bit(pixels, icc_profile, text or {}, exif)
     buffer = io.BytesIO()
-    extra = {key: value for key, value in (('icc_profile', icc_profile), ('exif', exif)) if value}
+    extra: dict[str, Any] = {key: value for key, value in (('icc_profile', icc_profile), ('exif', exif)) if value}
     if text:
         extra['pnginfo'] = info = PngImagePlugin.PngInfo()
         for key, value in text.items():
@@ -129,7 +130,7 @@ def _encode_sixteen_bit(pixels: np.ndarray, icc_profile: bytes | None, text: dic
         filtered = np.full((len(rows), 1 + rows.shape[1]), 2, np.uint8)  # 2: the filter "up"
         filtered[:, 1:] = rows - np.concatenate([above, rows[:-1]])
         above = rows[-1:]
-        if part := packer.compress(filtered):
+        if part := packer.compress(filtered.data):
             chunk(b'IDAT', part)
     chunk(b'IDAT', packer.flush())
     chunk(b'IEND', b'')
@@ -147,6 +148,7 @@ def png_text(path: str | Path) -> dict[str, str]:
     """The text that a PNG carries, {} when it is none."""
     try:
         with Image.open(path, formats=('PNG',)) as opened:
+            assert isinstance(opened, PngImagePlugin.PngImageFile)
             return dict(opened.text)
     except (OSError, SyntaxError, ValueError):
         return {}

@@ -26,6 +26,11 @@ class Box(NamedTuple):
     width: int
 
 
+def size_of(array: np.ndarray) -> tuple[int, int]:
+    """Height and width of an array (H, W, ...)."""
+    return array.shape[0], array.shape[1]
+
+
 def cut(array: np.ndarray, box: Box) -> np.ndarray:
     """That part of an array (H, W, ...)."""
     return array[box.top:box.top + box.height, box.left:box.left + box.width]
@@ -178,7 +183,7 @@ def resize_visible(rgb: np.ndarray, hole: np.ndarray, size: int, resample: Image
         return np.asarray(Image.fromarray(np.ascontiguousarray(rgb)).resize((size, size), resample))
     rgb = np.where(hole[..., None], np.uint8(0), rgb)
     out = np.array(Image.fromarray(rgb).resize((size, size), resample))
-    near = _in_reach(hole, size, 2 if resample == Image.BICUBIC else 1)
+    near = _in_reach(hole, size, 2 if resample == Image.Resampling.BICUBIC else 1)
     visible = (~hole).astype(np.float32)
     weight = _bilinear(visible, size)
     seen = weight > 1e-4
@@ -197,7 +202,7 @@ def _in_reach(hole: np.ndarray, size: int, support: int) -> np.ndarray:
 
 
 def _bilinear(values: np.ndarray, size: int) -> np.ndarray:
-    return np.asarray(Image.fromarray(values).resize((size, size), Image.BILINEAR))
+    return np.asarray(Image.fromarray(values).resize((size, size), Image.Resampling.BILINEAR))
 
 
 class ScoredView(NamedTuple):
@@ -216,8 +221,8 @@ class ScoredView(NamedTuple):
 
 def scored_view(part: np.ndarray, full_hole: np.ndarray, size: int) -> ScoredView:
     """A frame (H, W, 3) uint8 and its hole (H, W) bool at the model's size."""
-    image, hole = sealed(part, full_hole, size, Image.BICUBIC)
-    whole = resize_visible(part, np.zeros_like(full_hole), size, Image.BICUBIC)
+    image, hole = sealed(part, full_hole, size, Image.Resampling.BICUBIC)
+    whole = resize_visible(part, np.zeros_like(full_hole), size, Image.Resampling.BICUBIC)
     return ScoredView(image, hole, np.where(hole[..., None], whole, image))
 
 

@@ -185,7 +185,7 @@ def _frames(opened: Image.Image) -> int:
         return 1
 
 
-def _decode(opened: Image.Image, path: str | Path, notes: list[str]) -> tuple[np.ndarray, bytes | None]:
+def _decode(opened: ImageFile.ImageFile, path: str | Path, notes: list[str]) -> tuple[np.ndarray, bytes | None]:
     """The pixels as ``Picture.native``, and the colour profile that they are in."""
     tags = getattr(opened, 'tag_v2', {})
     stored = str(opened.tile[0][3]) if opened.tile else ''
@@ -234,7 +234,7 @@ def _decode(opened: Image.Image, path: str | Path, notes: list[str]) -> tuple[np
 def _sixteen_bit(path: str | Path, eight: np.ndarray, notes: list[str]) -> np.ndarray:
     """The colours (H, W, 3 | 4) uint16 of which Pillow keeps the upper eight bits; these when OpenCV reads others."""
     import cv2
-    native = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    native: np.ndarray | None = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
     if native is not None and native.dtype == np.uint16 and native.ndim == 3 and native.shape[2] >= eight.shape[2]:
         native = native[..., [2, 1, 0, 3][:eight.shape[2]]]
         if native.shape == eight.shape and all((native[i:i + _STRIP] >> 8 == eight[i:i + _STRIP]).all()
@@ -315,9 +315,9 @@ def to_rgb(native: np.ndarray, background: int = WHITE) -> np.ndarray:
 
 def shrink(rgb: np.ndarray, size: int) -> np.ndarray:
     """PIL's antialiased bilinear resize to size x size, as published: uint8 (H, W, 3) -> (size, size, 3)."""
-    return np.asarray(Image.fromarray(rgb).resize((size, size), Image.BILINEAR))
+    return np.asarray(Image.fromarray(rgb).resize((size, size), Image.Resampling.BILINEAR))
 
 
 def bicubic(rgb: np.ndarray, width: int, height: int) -> np.ndarray:
     """PIL's bicubic resize, as published for stage 2 and its prior: uint8 (H, W, 3) -> (height, width, 3)."""
-    return np.asarray(Image.fromarray(rgb).resize((width, height), Image.BICUBIC))
+    return np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling.BICUBIC))

@@ -254,7 +254,9 @@ def _scan(root: Path, skip: set[str]) -> _Scan:
 
 def _entries(folder: Path, skip: set[str]) -> tuple[list[str], list[str], list[str]]:
     """Names of the sub-folders, images and other files of a folder; hidden ones are left out."""
-    subfolders, images, others = [], [], []
+    subfolders: list[str] = []
+    images: list[str] = []
+    others: list[str] = []
     with os.scandir(folder) as entries:
         for entry in entries:
             name = entry.name

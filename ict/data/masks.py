@@ -135,10 +135,10 @@ def strokes(rng: np.random.Generator, height: int = STROKE_CANVAS, width: int = 
             brush = int(rng.integers(_THINNEST_BRUSH, _BRUSH, endpoint=True)) // 2 * 2
             to_x = int(np.clip(x + length * np.cos(angle), 0, width - 1))
             to_y = int(np.clip(y + length * np.sin(angle), 0, height - 1))
-            cv2.line(canvas, (x, y), (to_x, to_y), 1, brush)
-            cv2.circle(canvas, (x, y), brush // 2, 1, -1)
+            cv2.line(canvas, (x, y), (to_x, to_y), (1,), brush)
+            cv2.circle(canvas, (x, y), brush // 2, (1,), -1)
             x, y = to_x, to_y
-        cv2.circle(canvas, (x, y), brush // 2, 1, -1)
+        cv2.circle(canvas, (x, y), brush // 2, (1,), -1)
     return canvas.astype(bool)
 
 

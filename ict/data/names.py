@@ -37,7 +37,8 @@ def pair(images: Sequence[str], masks: Sequence[str]) -> Found:
     numbers alone. A rule never changes a pair of a stricter one. Where no rule serves all images: what the rule finds
     that serves most, without pairs and rivals where names tell nothing.
     """
-    best, certain = Found(), {}
+    best = Found()
+    certain: dict[int, int] = {}
     for found in _rules(images, masks):
         if len(found.pairs) == len(images):
             changed = {i: [certain[i], mask] for i, mask in found.pairs.items() if certain.get(i, mask) != mask}
@@ -59,11 +60,11 @@ def split(names: Sequence[str]) -> tuple[list[int], list[int]] | None:
         if len(known) < len(keys):
             continue
         shortest = min(keys, key=len)  # which must be an image
-        splits = set()
+        splits: set[frozenset[str]] = set()
         for affix in (*_affixes_at_borders(known, keys), *(_affixes_of(shortest, keys) if len(keys) > 2 else ())):
-            masks = {affix.around(key) for key in keys} & known
+            masks = frozenset(affix.around(key) for key in keys) & known
             if {affix.around(key) for key in known - masks} == masks:
-                splits.add(frozenset(masks))
+                splits.add(masks)
         if len(splits) == 1:
             masks = splits.pop()
             return ([i for i, key in enumerate(keys) if key not in masks],
@@ -183,7 +184,7 @@ def _affixes_of(image: str, masks: Sequence[str]) -> list[Affix]:
     """Every affix by which one of the masks is this image's."""
     folder, slash, stem = image.rpartition('/')
     inside = re.compile(f'(?={re.escape(stem)})')
-    found = {}
+    found: dict[Affix, None] = {}
     for name in masks:
         if stem and name != image and name.rpartition('/')[:2] == (folder, slash):
             own = _stem(name)

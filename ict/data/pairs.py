@@ -143,7 +143,7 @@ def condition_folders(prior: str | Path, option: str) -> list[Path]:
     Raises:
         UserError: there are none.
     """
-    found = []
+    found: list[Path] = []
     while os.path.isdir(folder := Path(prior) / f'condition_{len(found) + 1}'):
         found.append(folder)
     if not found:

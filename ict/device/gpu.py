@@ -101,11 +101,11 @@ class Machine:
 
     def _without_driver(self) -> Iterator[Problem]:
         install = f"install NVIDIA's driver {OLDEST_DRIVER} or later"
-        if self.cuda is None and not self.fault:
-            yield Problem('no NVIDIA driver (libcuda.so.1)', f'{install}; a container needs --gpus all')
-        elif self.fault:
+        if self.fault:
             yield Problem(f'the NVIDIA driver finds no GPU ({self.fault})',
                           'nvidia-smi must list the card, and CUDA_VISIBLE_DEVICES must not hide it')
+        elif self.cuda is None:
+            yield Problem('no NVIDIA driver (libcuda.so.1)', f'{install}; a container needs --gpus all')
         elif self.cuda < OLDEST_DRIVER_CUDA or (self.driver and _numbers(self.driver) < _numbers(OLDEST_DRIVER)):
             yield Problem(f'the NVIDIA driver {self.driver or "for CUDA " + dotted(self.cuda)} is too old', install)
 
@@ -143,7 +143,8 @@ def _numbers(version: str) -> tuple[int, ...]:
 def this_machine() -> Machine:
     """What this machine has; found once a process, without importing MindSpore or starting CUDA in it."""
     spec = importlib.util.find_spec('mindspore')
-    plugins = Path(spec.submodule_search_locations[0]) / 'lib' / 'plugin' if spec is not None else None
+    folders = spec.submodule_search_locations if spec is not None else None
+    plugins = Path(folders[0]) / 'lib' / 'plugin' if folders else None
     return discover(plugins, library_folders(sys.path, os.environ.get('LD_LIBRARY_PATH', '')), loader_cache)
 
 

@@ -213,7 +213,7 @@ def leave_if_joined(status: int) -> None:
         os._exit(status)
 
 
-def lost(error: Exception) -> str:
+def lost(error: BaseException) -> str:
     """The line for the user where MindSpore's error means that another rank is lost; else ''."""
     broken = has_joined() and isinstance(error, RuntimeError) and any(word in str(error) for word in _SAYS_LOST)
     return _LOST if broken else ''
@@ -231,7 +231,7 @@ def _watch() -> None:
                 _end(_LOST, _LOST_STATUS)
 
 
-def _on_sigterm(number: int, _: object) -> NoReturn:
+def _on_sigterm(number: int, _: object) -> None:
     """MindSpore sends it to its own process when it has found out that a rank is lost; so may others."""
     _end(f'ended by SIGTERM: by hand, or {_LOST}', 128 + number)
 

@@ -62,7 +62,7 @@ class Session:
             UserError: it can't be read; everything stays as it was.
         """
         picture = _read(images.load, path)
-        self.photo = Photo(path, name or path.stem, self._preview(picture.rgb), *picture.rgb.shape[:2])
+        self.photo = Photo(path, name or path.stem, self._preview(picture.rgb), *geometry.size_of(picture.rgb))
         self.masks, self.mask_previews, self.completions, self.previews = [], [], [], []
         self.cancel.set()  # completions of another photo are not wanted any more
         return [_named(line, path) for line in picture.notes]
@@ -130,7 +130,8 @@ class Session:
         self.open_photo(self.saved(number), self._photo().name)
 
     def _photo(self) -> Photo:
-        require(self.photo is not None, 'there is no photo: drop one on the page, or choose a file')
+        if self.photo is None:
+            raise UserError('there is no photo: drop one on the page, or choose a file')
         return self.photo
 
     def _file(self, name: str) -> Path:

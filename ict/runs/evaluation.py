@@ -60,7 +60,7 @@ class Evaluation:
 
 def scored_view(rgb: np.ndarray, grey: np.ndarray, geometry_name: str, size: int) -> geometry.ScoredView:
     """A picture (H, W, 3) uint8 and its mask (h, w) uint8 at the model's size, known pixels as stage 2 keeps them."""
-    frame, full_hole = geometry.hole_in(grey, *rgb.shape[:2], geometry_name)
+    frame, full_hole = geometry.hole_in(grey, *geometry.size_of(rgb), geometry_name)
     return geometry.scored_view(geometry.cut(rgb, frame), full_hole, size)
 
 

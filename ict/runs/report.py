@@ -24,7 +24,7 @@ _LINE, _NOISE = (31, 119, 180), (190, 215, 235)
 _SMOOTHED = 60  # points from which on a moving mean is drawn over them
 
 
-def _font(size: int) -> ImageFont.ImageFont:
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 

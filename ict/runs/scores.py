@@ -30,10 +30,7 @@ class Scores:
         self.output_dir, self.rank = output_dir, rank
         self.lines: dict[Key, dict[str, Any]] = {}
         if output_dir is not None:
-            self._read([output_dir / NAME, *self._parts()])
-
-    def _parts(self) -> list[Path]:
-        return sorted(self.output_dir.glob(_PART.format('*')))
+            self._read([output_dir / NAME, *_parts(output_dir)])
 
     def _read(self, paths: list[Path]) -> None:
         """Take the lines of these files; one that a kill cut short is left out."""
@@ -42,7 +39,7 @@ class Scores:
                 with suppress(ValueError, RecursionError):
                     match json.loads(text):
                         case {'id': str(picture), 'result': int(k), **line}:
-                            self.lines[picture, k] = line
+                            self.lines[picture, k] = {str(name): value for name, value in line.items()}
 
     def of_picture(self, picture: str, n_results: int) -> dict[int, dict[str, Any]]:
         """The lines of the first ``n_results`` results of a picture and of the further ones that follow them."""
@@ -65,11 +62,15 @@ class Scores:
         """Rewrite the lines of all ranks as one file in a fixed order; for rank 0, when the others have ended."""
         if self.output_dir is None:
             return
-        self._read(self._parts())
+        self._read(_parts(self.output_dir))
         text = ''.join(_text(key, self.lines[key]) for key in sorted(self.lines))
         files.write_bytes(self.output_dir / NAME, text.encode())
-        for path in self._parts():
+        for path in _parts(self.output_dir):
             files.remove(path)
+
+
+def _parts(output_dir: Path) -> list[Path]:
+    return sorted(output_dir.glob(_PART.format('*')))
 
 
 def _text(key: Key, line: dict[str, Any]) -> str:
