@@ -19,6 +19,7 @@ from Transformer.models import config as transformers
 from Transformer.models import predict
 
 
+@pytest.mark.parametrize('in_place', [True, False])
 def test_a_published_transformer_is_stamped_with_its_row_and_palette(tiny, tmp_path, colours, published_row, in_place):
     before = checkpoint.read(tiny['published'])
     source = shutil.copy(tiny['published'], tmp_path / 'in.ckpt')

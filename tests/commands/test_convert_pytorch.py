@@ -17,6 +17,7 @@ from tests.commands.conftest import TOLERANCE, VGG, Tensor, logits_of, pytorch, 
 from tests.conftest import names, parity
 
 
+@pytest.mark.parametrize(('gelu_2', 'wrap'), [(True, True), (False, False)])
 def test_a_pytorch_transformer_gives_pytorchs_logits_without_a_flag(pth, tmp_path, kmeans, colours, capsys, gelu_2,
                                                                     wrap):
     arrays = parity(f'pytorch_transformer_gelu2_{int(gelu_2)}.npz')

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ckpts_ICT import convert, download
-from ict import checkpoint
+from ict import checkpoint, pretrained
 from ict.errors import UserError
 from tests.conftest import command
 from Transformer import infer as stage_1
@@ -267,12 +267,11 @@ def test_a_full_disk_is_told_from_a_broken_connection(server, content, tmp_path,
 # ---------------------------------------------------------------- a published model
 
 def test_the_published_paths_are_those_that_the_scripts_look_for(tmp_path, monkeypatch):
-    import run as both
     from Guided_Upsample.models.config import VGG_URL
-    monkeypatch.setattr(both, 'ROOT', tmp_path)
-    for name in both.PUBLISHED:
+    monkeypatch.setattr(pretrained, 'FOLDER', tmp_path)
+    for name in pretrained.PAIRS[1:]:
         with pytest.raises(UserError) as missing:
-            both.checkpoints_of(name)
+            pretrained.pair(name)
         assert next(iter(download.published(name))) in str(missing.value)
         assert f'origin/Upsample/{name}/InpaintingModel_gen.ckpt' in download.published(name)
     assert download.published('ms_train') == {

@@ -1,8 +1,6 @@
 """Pictures, masks, geometry, palette and metrics: the published arrays, and nothing of the hole gets through."""
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -90,15 +88,6 @@ def test_quantiser_is_exact_and_ties_go_to_the_lowest_index(colours, coarse):
     k = codebook.to_rgb(centres).astype(np.int64)
     wanted = ((pixels[:, None].astype(np.int64) - k) ** 2).sum(-1).argmin(1)
     np.testing.assert_array_equal(codebook.Tokenizer(centres)(pixels), wanted)
-
-
-def test_quantiser_is_fast(colours):
-    small = np.stack([images.shrink(photograph(i, 64, 64), 32) for i in range(40)])
-    many = np.concatenate([small] * 50)
-    quantise = codebook.Tokenizer(colours)
-    started = time.process_time()
-    quantise(many)
-    assert len(many) / (time.process_time() - started) > 2000  # images of 32 x 32 a second of processor time
 
 
 def test_palette_levels_round_as_the_spec_says():
