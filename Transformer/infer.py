@@ -268,7 +268,7 @@ def sampler_of(job: Job, settings: sampling.Settings, quantise: codebook.Tokeniz
     """The checkpoint's network, loaded, behind a sampler of ``at_once`` rows a pass; imports MindSpore."""
     from Transformer.models import predict
     model = predict.Predictor(predict.load(job.found, job.shape), at_once, job.shape.prior_size ** 2, amp_level)
-    return sampling.Sampler(model, job.shape.prior_size, settings, quantise.colours, model.after)
+    return sampling.Sampler(model, job.shape.prior_size, settings, quantise.codebook_rgb, model.after)
 
 
 def sample(job: Job, sampler: sampling.Sampler, quantise: codebook.Tokenizer, todo: list[tuple[int, int]], seed: int,
@@ -289,7 +289,7 @@ def sample(job: Job, sampler: sampling.Sampler, quantise: codebook.Tokenizer, to
             for (i, k), row, hole, one in zip(places, tokens, holes, samples, strict=True):
                 path = prior_path(job.folder, k, job.work.id(i))
                 try:
-                    write_prior(path, row, one, hole, quantise.colours, job.shape.prior_size)
+                    write_prior(path, row, one, hole, quantise.codebook_rgb, job.shape.prior_size)
                 except OSError as error:
                     outcome.fail(job.work.id(i), not_written(path, error))
                 bar.update()

@@ -77,8 +77,8 @@ class Tokenizer:
     """
 
     def __init__(self, centres: np.ndarray) -> None:
-        self.colours = to_rgb(centres)  # (V, 3) uint8
-        self._k = self.colours.astype(np.int32)
+        self.codebook_rgb = to_rgb(centres)  # (V, 3) uint8
+        self._k = self.codebook_rgb.astype(np.int32)
         self._table = np.empty(_CELLS * _IN_CELL, np.int16)
         self._filled = np.zeros(_CELLS, bool)
         value = np.arange(256, dtype=np.int32)

@@ -271,7 +271,7 @@ def scene_of(rgb: np.ndarray, grey: np.ndarray, geometry_name: str, prior_size: 
     frame, full_hole = geometry.hole_in(grey, *rgb.shape[:2], geometry_name)
     part = geometry.cut(rgb, frame)
     small = geometry.resize_visible(part, np.zeros_like(full_hole), prior_size, Image.BILINEAR)
-    return Scene(geometry.touched(full_hole, IMAGE_SIZE, IMAGE_SIZE), quantise.colours[quantise(small)],
+    return Scene(geometry.touched(full_hole, IMAGE_SIZE, IMAGE_SIZE), quantise.codebook_rgb[quantise(small)],
                  geometry.touched(full_hole, prior_size, prior_size))
 
 
@@ -378,7 +378,7 @@ def quality(args: argparse.Namespace, further: list[str]) -> int:
     plan = whole.arguments([*common, '--save_place', str(place)])
     for name in ('mask_mode', 'geometry'):
         require(getattr(plan, name) != 'published', f'--{name} published: only sealed pictures are scored here')
-    view = inputs.View.of(plan)
+    view = inputs.View.from_args(plan)
     work = inputs.find(args.input, '--input', plan.input_mask, '--mask', plan.max_pixels, place)
     scenes = read_scenes(plan, work, view)
     all_rows: dict[str, list[Row]] = {}

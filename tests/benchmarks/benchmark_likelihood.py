@@ -95,7 +95,7 @@ def main(argv: list[str]) -> int:
             '--ckpt_path', args.ckpt_path, '--image_url', args.input, '--mask_url', masks, *SETTINGS[name].split()]),
             found)
         model = predict.Predictor(net, 1, shape.prior_size ** 2)
-        sampler = Forced(model, shape.prior_size, settings, quantise.colours, model.after)
+        sampler = Forced(model, shape.prior_size, settings, quantise.codebook_rgb, model.after)
         nats[name], passes, seconds = [], [], []
         for number, (tokens, hole) in enumerate([scenes[0], *scenes]):  # the first time compiles
             sampler.truth, done = tokens, []

@@ -324,7 +324,7 @@ def test_keep_size_keeps_known_pixels_bit_for_bit(tiny, folders, tmp_path, mode)
 def test_keep_size_with_a_hole_out_of_the_crop_is_said_and_the_others_go_on(tiny, folders, tmp_path, capsys):
     assert sample(tiny, folders, tmp_path / 'AP') == 0
     mask = np.zeros((48, 64), np.uint8)
-    mask[:, 0] = 255
+    mask[:, :12] = 255
     Image.fromarray(mask).save(folders['masks'] / 'p0.png')
     assert sample(tiny, folders, tmp_path / 'AP') == 0
     assert paint(tiny, folders, tmp_path / 'AP', tmp_path / 'out', '--keep_size', '--geometry', 'crop') == 1
