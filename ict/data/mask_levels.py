@@ -10,7 +10,7 @@ from ict.data.images import Picture, colours_of
 _LUMA = np.array([0.299, 0.587, 0.114])
 # A picture of two colours, by RGB distances: nearly all pixels lie near one of them, and hardly any of those that are
 # not near the commoner one lies off the line between both. Masks of two colours with soft borders pass, after JPEG of
-# quality 75 nine of ten (three of four with strokes two pixels thick); of photographs 1 %, of photographs marked in red,
+# quality 75 nine of ten (three of four with strokes two pixels thick); of photographs 1 %, of those marked in red,
 # white or black up to 10 %.
 _NEAR, _NEARLY_ALL, _HARDLY_ANY = 48.0, 0.9, 0.05
 _COLOURFUL, _FEW = 32, 0.002  # a pixel's channels differ by more; that share of pixels is compression's doing
