@@ -25,8 +25,8 @@ from ict.data.encode import (
 from ict.errors import UserError
 
 __all__ = ['BLACK', 'EXTENSIONS', 'FORMATS', 'FORMAT_ENDINGS', 'HEIC_EXTENSIONS', 'HEIC_REMEDY', 'MAX_PIXELS',
-           'SMALLEST_SIDE', 'WHITE', 'Picture', 'bicubic', 'encode_png', 'load', 'load_rgb', 'losses', 'png_text',
-           'shrink', 'upright', 'write', 'write_png']
+           'SMALLEST_SIDE', 'WHITE', 'Picture', 'bicubic', 'colours_of', 'encode_png', 'load', 'load_rgb', 'losses',
+           'png_text', 'shrink', 'upright', 'write', 'write_png']
 
 EXTENSIONS = ('.png', '.jpg', '.jpeg', '.jpe', '.jfif', '.webp', '.bmp', '.dib', '.tif', '.tiff')
 FORMATS = ('PNG', 'JPEG', 'WEBP', 'BMP', 'DIB', 'TIFF')
@@ -247,7 +247,7 @@ def _sixteen_bit(path: str | Path, eight: np.ndarray, notes: list[str]) -> np.nd
 def _scaled(path: str | Path, native: np.ndarray, notes: list[str]) -> np.ndarray:
     """Values of 8 to 12 bits in a file of 16 scaled to all of them; but not two values alone, which are a mask's."""
     scaled = native.copy()
-    colour = scaled[..., :-1] if native.ndim == 3 and native.shape[2] in (2, 4) else scaled
+    colour = colours_of(scaled)
     highest = int(colour.max())
     bits = next((b for b in _FEWER_BITS if highest < 1 << b), 16)
     others = colour[colour != colour.flat[0]]
@@ -256,6 +256,13 @@ def _scaled(path: str | Path, native: np.ndarray, notes: list[str]) -> np.ndarra
     notes.append(f'{path}: its values use {bits} of 16 bits, and are scaled to all of them')
     colour[...] = colour << 16 - bits | colour >> 2 * bits - 16
     return scaled
+
+
+def colours_of(native: np.ndarray) -> np.ndarray:
+    """A picture as its file holds it without its alpha channel: (H, W, 1 | 3), a view."""
+    if native.ndim == 2:
+        return native[..., None]
+    return native[..., :-1] if native.shape[2] in (2, 4) else native
 
 
 def _exif(opened: Image.Image) -> bytes | None:

@@ -34,8 +34,8 @@ def pair(images: Sequence[str], masks: Sequence[str]) -> Found:
 
     From the strict to the loose: equal names; one common prefix or suffix on all masks; the same with other padding of
     numbers; in other letter case; all that whatever the folders are; an affix that ends inside a word or number; equal
-    numbers alone. A rule never changes a pair of a stricter one. Where no rule serves all images: what the rule finds
-    that serves most, without pairs and rivals where names tell nothing.
+    numbers alone. A rule never changes a pair of a stricter one. Where none serves all images: what the rule finds that
+    serves most of them, and nothing where names tell nothing.
     """
     best = Found()
     certain: dict[int, int] = {}
