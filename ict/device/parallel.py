@@ -30,6 +30,7 @@ _LOST = ('another rank has ended, or its machine is out of reach; finished files
          'all machines (a training: with --ckpt_path) continues')
 _LOST_STATUS = 2
 _SAYS_LOST = ('cluster', 'meta server', 'AllReduce')  # of MindSpore's errors when a collective broke
+_ESTABLISHED = '01'  # Linux's number of that state of a connection
 _left = threading.Event()
 
 
@@ -148,24 +149,34 @@ def serve() -> NoReturn:
 
 
 def _end_without_ranks() -> None:
-    """Have a process end this one, the scheduler, when this machine's ranks have been gone for ``LOST_AFTER`` seconds.
+    """Have a process end this one, the scheduler, when msrun has no other left.
 
-    For ranks that ended before they joined it would wait for ten minutes, and msrun for it. After a good end it leaves
-    by itself as soon as the ranks of all machines have.
+    It would wait for hours for ranks that ended before they joined, and msrun would wait for it. Where one has come to
+    it, it ends by itself: at once when all ranks are done, after ``LOST_AFTER`` seconds when one is lost.
     """
     scheduler, launcher = os.getpid(), os.getppid()
     children = Path(f'/proc/{launcher}/task/{launcher}/children')
     if not children.is_file() or os.fork():
         return
-    alive_at = float('inf')
-    with suppress(OSError):
-        while os.getppid() == scheduler:
-            if any(child != str(scheduler) and _is_alive(child) for child in children.read_text().split()):
-                alive_at = time.monotonic()
-            elif time.monotonic() - alive_at > LOST_AFTER:
-                os.kill(scheduler, signal.SIGKILL)
-            time.sleep(1.0)
+    have_been = have_come = False
+    last_seen = time.monotonic()
+    while os.getppid() == scheduler:
+        have_come = have_come or _has_connections(_scheduler()[1])
+        others = [child for child in children.read_text().split() if child != str(scheduler) and _is_alive(child)]
+        if others or not have_been:
+            last_seen = time.monotonic()
+        elif not have_come or time.monotonic() - last_seen > 2 * LOST_AFTER:
+            os.kill(scheduler, signal.SIGKILL)
+        have_been = have_been or bool(others)
+        time.sleep(0.5)
     os._exit(0)
+
+
+def _has_connections(port: int) -> bool:
+    """Whether somebody is connected to a port of this machine."""
+    rows = [row.split() for table in map(Path, ('/proc/net/tcp', '/proc/net/tcp6')) if table.is_file()
+            for row in table.read_text().splitlines()[1:]]
+    return any(row[1].endswith(f':{port:04X}') and row[3] == _ESTABLISHED for row in rows)
 
 
 def _is_alive(process: str) -> bool:

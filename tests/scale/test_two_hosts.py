@@ -46,7 +46,8 @@ def test_two_hosts_share_the_pictures_out_and_make_the_same_files(hosts, data, t
         assert command(script, *argv).returncode == 0
     for script, argv in inference(data, tmp_path / 'two', tiny):
         hosts.both(script, argv, tmp_path / f'said {Path(script).parent}')
-    assert len(files_of(tmp_path / 'one')) == 24 and files_of(tmp_path / 'two') == files_of(tmp_path / 'one')
+    made = files_of(tmp_path / 'one')
+    assert sum(name.endswith('.png') for name in made) == 20 and files_of(tmp_path / 'two') == made
 
 
 @pytest.mark.parametrize('fault', ['host 1 cut off', 'host 1 killed', 'host 0 killed'])

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 
@@ -66,3 +67,30 @@ def test_ranks_that_have_different_things_are_told_which(values, others, monkeyp
     told = pytest.raises(UserError, match=f'^--data_path: not the same .* {others}') if others else nullcontext()
     with told:
         parallel.same_on_all_ranks('--data_path', values[-1])
+
+
+FAILS = """
+import os, sys
+sys.path.insert(0, os.environ['ROOT'])
+from ict.command import run
+from ict.device import runtime
+from ict.errors import UserError
+
+def main(argv):
+    runtime.choose('CPU', 0, True)  # the scheduler stays here
+    raise UserError('the folder is locked')
+
+sys.exit(run(main))
+"""
+
+
+def test_ranks_that_fail_before_they_join_do_not_leave_msrun_waiting_for_its_scheduler(tmp_path):
+    (tmp_path / 'fails.py').write_text(FAILS)
+    with socket.create_server(('127.0.0.1', 0)) as free:
+        port = free.getsockname()[1]
+    launcher = Path(sys.executable).with_name('msrun')
+    ran = subprocess.run([str(launcher), '--worker_num=2', '--local_worker_num=2', f'--master_port={port}',
+                          '--join=True', '--log_dir=log', 'fails.py'], cwd=tmp_path, capture_output=True, text=True,
+                         env={**os.environ, 'ROOT': str(ROOT), 'PATH': f'{launcher.parent}:{os.environ["PATH"]}'},
+                         timeout=60)  # MindSpore's own patience is ten minutes
+    assert ran.returncode == 1 and 'error: the folder is locked' in (tmp_path / 'log' / 'worker_0.log').read_text()
