@@ -187,7 +187,9 @@ def main(argv: list[str]) -> int:
         find_masks = partial(mask_sources.find, output_dir=output_dir, invert=args.invert_mask, dilate=args.dilate)
         pictures = find_pictures(args.data_path, '--data_path', cache=output_dir / 'files.npz',
                                  writes=parallel.is_writer())
-        masks = Strokes() if args.random_stroke else RandomFile(find_masks(args.mask_path, '--mask_path'))
+        mask_files = None if args.random_stroke else find_masks(args.mask_path, '--mask_path')
+        pictures, mask_files = mask_sources.apart(pictures, mask_files)
+        masks = RandomFile(mask_files) if mask_files is not None else Strokes()
         epoch_sampler = EpochSampler(len(pictures), args.batch_size, args.seed, rank, n_ranks)
         last_step = args.max_steps or args.train_epoch * epoch_sampler.steps_per_epoch
         require(start.step < last_step, f'--ckpt_path {args.ckpt_path}: already has the {start.step} of {last_step} '
@@ -197,8 +199,9 @@ def main(argv: list[str]) -> int:
         tokenizer, held_back = codebook.Tokenizer(centres), None
         if args.val_path:
             val_pictures = find_pictures(args.val_path, '--val_path')
-            val_masks = Strokes() if not args.val_mask else \
-                PairedFile(find_masks(args.val_mask, '--val_mask'), val_pictures)
+            val_files = find_masks(args.val_mask, '--val_mask') if args.val_mask else None
+            val_pictures, val_files = mask_sources.apart(val_pictures, val_files)
+            val_masks = PairedFile(val_files, val_pictures) if val_files is not None else Strokes()
             held_back = HeldBack(*validation_set(val_pictures, val_masks, tokenizer, gpt_config.prior_size),
                                  loop.best_by(val_pictures, val_masks.files))
 

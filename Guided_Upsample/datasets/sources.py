@@ -60,6 +60,7 @@ def find(paths: SourcePaths, centres: np.ndarray, config: ExampleConfig, is_held
                              writes=parallel.is_writer())
     mask_files = mask_sources.find(paths.masks.value, paths.masks.option, paths.output_dir, paths.invert_mask,
                                    paths.dilate) if paths.mask_type.reads_files else None
+    pictures, mask_files = mask_sources.apart(pictures, mask_files)
     prior_folders = pairs.condition_folders(paths.priors.value, paths.priors.option) if paths.priors.value else None
     source = Source(pictures, paths.mask_type(mask_files, pictures), prior_folders, centres, config)
     if prior_folders is not None:

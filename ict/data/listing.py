@@ -81,8 +81,8 @@ class Listing:
         return Listing(self.root, self.names[index], absolute, self.kind, self.notes)
 
 
-def listing(given: str | Path, option: str, without: Path | Sequence[Path] = (), cache: Path | None = None,
-            unique: bool = True, writes: bool = True) -> Listing:
+def find(given: str | Path, option: str, without: Path | Sequence[Path] = (), cache: Path | None = None,
+         unique: bool = True, writes: bool = True) -> Listing:
     """The image files of a folder option: a folder (searched recursively), one image, or a text file of paths.
 
     Args:

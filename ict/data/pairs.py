@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ict.data import names
-from ict.data.listing import FOLDER, LIST, Listing, listing, shown
+from ict.data.listing import FOLDER, LIST, Listing, find, shown
 from ict.errors import UserError
 from ict.log import log
 
@@ -21,6 +21,15 @@ class Pairing(NamedTuple):
 
     numbers: list[int]
     notes: list[str]
+
+
+def listing(given: str | Path, option: str, without: Path | Sequence[Path] = (), cache: Path | None = None,
+            unique: bool = True, writes: bool = True) -> Listing:
+    """``listing.find``, whose lines go to the user: the image files of a folder option."""
+    found = find(given, option, without, cache, unique, writes)
+    for line in found.notes:
+        log(line)
+    return found
 
 
 def masks_for(images: Listing, masks: Listing) -> list[int]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from ict import options
 from ict.command import NOTHING_DONE, SOME_FAILED
-from ict.data import geometry, images, masks, pairs
+from ict.data import geometry, images, listing, masks, pairs
 from ict.device import parallel
 from ict.errors import UserError, require
 from ict.log import log
@@ -185,7 +185,7 @@ class Inputs:
 
     @cached_property
     def _own_paths(self) -> set[str]:
-        return {_own_path(listing.path(i)) for listing in (self.pictures, self.mask_files) for i in range(len(listing))}
+        return {_own_path(listed.path(i)) for listed in (self.pictures, self.mask_files) for i in range(len(listed))}
 
     def refuse_to_overwrite(self, results: Iterable[Path], option: str, priors: Iterable[Path] = ()) -> None:
         """Raises a UserError when one of the files to be written is a picture, mask or prior to be read."""
@@ -200,16 +200,16 @@ def find(image_value: str, image_option: str, mask_value: str, mask_option: str,
     """List and pair images and masks; ``output_dir`` and the ``further`` folders of results are never searched.
 
     Raises:
-        UserError: see ``pairs.listing``, ``pairs.apart`` and ``pairs.match``.
+        UserError: see ``listing.find``, ``pairs.apart`` and ``pairs.match``.
     """
     without = [Path(folder) for folder in (output_dir, *further)]
-    pictures = pairs.listing(image_value, image_option, without=without)
+    pictures = listing.find(image_value, image_option, without=without)
     if mask_value == ALPHA:
         require(not os.path.exists(ALPHA), f'{mask_option} {ALPHA}: is the name of a file or folder here; write '
                                            f'./{ALPHA} for it, or go elsewhere to fill transparent parts')
         return Inputs(pictures, pictures, list(range(len(pictures))), max_pixels, allow_truncated,
                       list(pictures.notes))
-    mask_files = pairs.listing(mask_value, mask_option, without=without, unique=False)
+    mask_files = listing.find(mask_value, mask_option, without=without, unique=False)
     notes = dict.fromkeys((*pictures.notes, *mask_files.notes))
     pictures, mask_files = pairs.apart(pictures, mask_files)
     pairing = pairs.match(pictures, mask_files, str(Path(output_dir) / STAGE_1))
@@ -223,7 +223,7 @@ def without_masks(image_value: str, image_option: str, mask_option: str, max_pix
     Raises:
         UserError: names the first picture that has none.
     """
-    pictures = pairs.listing(image_value, image_option, without=Path(output_dir))
+    pictures = listing.find(image_value, image_option, without=Path(output_dir))
     for i in range(len(pictures)):
         picture = images.load(pictures.path(i), max_pixels=max_pixels, allow_truncated=False)
         try:

@@ -1,7 +1,7 @@
 """Where the holes of training pictures come from."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +72,14 @@ def find(path: str, option: str, output_dir: Path, invert: bool, dilate: int) ->
             log(f'{option}: the hole covers {hole:.0%} of a picture on average ({count} read); masks are '
                 f'{meaning} = hole; {remedy} is the hole')
     return files
+
+
+def apart(pictures: pairs.Listing, files: MaskFiles | None) -> tuple[pairs.Listing, MaskFiles | None]:
+    """Pictures and masks without files that are both; see ``pairs.apart``."""
+    if files is None:
+        return pictures, None
+    pictures, listing = pairs.apart(pictures, files.listing)
+    return pictures, replace(files, listing=listing)
 
 
 class MaskSource:

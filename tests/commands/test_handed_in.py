@@ -12,9 +12,13 @@ import pytest
 from PIL import Image
 
 from Guided_Upsample import infer as stage_2
+from Guided_Upsample.datasets import sources
+from Guided_Upsample.datasets.dataset import ExampleConfig
 from ict.data import geometry
 from ict.errors import UserError
 from ict.runs import inputs
+from ict.runs.config import Given
+from ict.training import mask_sources
 from run import arguments
 from tests.conftest import DEVICE, photograph
 from tests.pictures import GREY, RGB, encoded, exif, noise, places, png, upright
@@ -208,6 +212,24 @@ def test_what_is_handed_in_comes_out_as_it_was_meant_or_as_an_error(tmp_path, mo
     assert len(said) == len(case.says), said
     for line, pattern in zip(said, case.says, strict=True):
         assert re.match(pattern, line), line
+
+
+def test_a_training_takes_no_mask_for_a_picture_either(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path('i').mkdir()
+    for name, content in CASES['one folder for both'].files.items():
+        Path(name).write_bytes(content)
+
+    def find(mask_type: type[mask_sources.MaskSource]) -> sources.Source:
+        return sources.find(sources.SourcePaths(Given('i', '--input'), mask_type, Path('s'), Given('i', '--mask')),
+                            np.zeros((2, 3), np.float32), ExampleConfig(32, 8))
+    paired = find(mask_sources.PairedFile)
+    assert [paired.pictures.id(i) for i in range(len(paired.pictures))] == ['a', 'b']
+    assert [paired.mask_source.path(i).name for i in range(2)] == ['a_mask.png', 'b_mask.png']
+    assert len(find(mask_sources.RandomFile).pictures) == 2
+    Path('i/c.jpg').write_bytes(JPEG)
+    with pytest.raises(UserError, match='is given as an image and as a mask'):
+        find(mask_sources.RandomFile)
 
 
 # ---------------------------------------------------------------- through both stages

@@ -28,15 +28,15 @@ def ids(found: listing.Listing) -> list[str]:
 def test_twins_the_save_place_and_lists(tmp_path):
     save(tmp_path / 'i' / 'sub' / 'a.png')
     save(tmp_path / 'i' / 'save' / 'a_0.png')
-    assert ids(listing.listing(tmp_path / 'i', '--i', without=tmp_path / 'i' / 'save')) == ['sub/a']
+    assert ids(listing.find(tmp_path / 'i', '--i', without=tmp_path / 'i' / 'save')) == ['sub/a']
     text = tmp_path / 'list.txt'
     text.write_text(f'{tmp_path}/i/sub/a.png\n\n')
-    assert ids(listing.listing(text, '--i')) == ['i/sub/a']
+    assert ids(listing.find(text, '--i')) == ['i/sub/a']
     save(tmp_path / 'i' / 'sub' / 'a.bmp')
     for given in (tmp_path / 'i', text):
         text.write_text('\n'.join(f'{tmp_path}/i/{name}' for name in ('sub/a.png', 'save/a_0.png', 'sub/a.bmp')))
         with pytest.raises(UserError, match='would have the same results'):
-            listing.listing(given, '--i', without=tmp_path / 'i' / 'save')
+            listing.find(given, '--i', without=tmp_path / 'i' / 'save')
 
 
 def test_a_scan_is_kept_until_a_folder_changes(tmp_path, monkeypatch):
@@ -44,14 +44,14 @@ def test_a_scan_is_kept_until_a_folder_changes(tmp_path, monkeypatch):
         save(tmp_path / 'i' / f'{i}' / 'a.png')
     (tmp_path / 'i' / 'a.heic').touch()
     cache = tmp_path / 'scan.npz'
-    first = listing.listing(tmp_path / 'i', '--i', cache=cache)
+    first = listing.find(tmp_path / 'i', '--i', cache=cache)
     with monkeypatch.context() as patch:
         patch.setattr(listing.os, 'scandir', lambda _: pytest.fail('scanned again'))
-        again = listing.listing(tmp_path / 'i', '--i', cache=cache)
+        again = listing.find(tmp_path / 'i', '--i', cache=cache)
     np.testing.assert_array_equal(first.names, again.names)
     assert first.notes == again.notes and 'HEIC' in again.notes[0]
     save(tmp_path / 'i' / '1' / 'b.png')
-    assert len(listing.listing(tmp_path / 'i', '--i', cache=cache)) == 4
+    assert len(listing.find(tmp_path / 'i', '--i', cache=cache)) == 4
 
 
 def test_results_of_earlier_runs_and_what_systems_make_are_passed_over_and_said(tmp_path):
@@ -69,7 +69,7 @@ def test_results_of_earlier_runs_and_what_systems_make_are_passed_over_and_said(
         save(photos / name.removesuffix('._b.jpg')) if not name.endswith('.jpg') else (photos / name).touch()
     for name in ('Thumbs.db', 'sub/notes.txt', 'a.txt', 'b.CR2', 'c.HEIC', 'sub/d.heif', 'README'):
         (photos / name).touch()
-    found = listing.listing(photos, '--input')
+    found = listing.find(photos, '--input')
     assert ids(found) == ['a', 'other/manifest/c', 'sub/b']
     notes = [note.replace(str(photos), 'P') for note in found.notes]
     assert len(notes) == 3
@@ -84,11 +84,11 @@ def test_results_beside_the_photographs_are_passed_over_unless_there_is_nothing_
         save(tmp_path / name)
     for record in ('results.json', 'manifest.json'):
         files.write_json(tmp_path / record, {'settings': {}, 'pictures': {'a': {}, 'sub/b_7': {}}})
-    found = listing.listing(tmp_path, '--input')
+    found = listing.find(tmp_path, '--input')
     assert ids(found) == ['a', 'sub/b_7'] and '5 results of an earlier run' in found.notes[0]
     for name in ('a.png', 'sub/b_7.png'):
         (tmp_path / name).unlink()
-    assert ids(listing.listing(tmp_path, '--input')) == ['a_0', 'a_1', 'comparison', 'condition_1/a', 'sub/b_7_0']
+    assert ids(listing.find(tmp_path, '--input')) == ['a_0', 'a_1', 'comparison', 'condition_1/a', 'sub/b_7_0']
 
 
 def test_a_sub_folder_that_may_not_be_read_is_a_line_and_the_folder_itself_an_error(tmp_path, monkeypatch):
@@ -101,12 +101,12 @@ def test_a_sub_folder_that_may_not_be_read_is_a_line_and_the_folder_itself_an_er
             raise PermissionError(13, 'Permission denied', str(folder))
         return scandir(folder)
     monkeypatch.setattr(listing.os, 'scandir', refused)
-    found = listing.listing(tmp_path / 'i', '--i', cache=tmp_path / 'scan.npz')
+    found = listing.find(tmp_path / 'i', '--i', cache=tmp_path / 'scan.npz')
     assert ids(found) == ['a'] and found.notes == (f'{closed}: cannot be read (Permission denied); passed over',)
     assert not (tmp_path / 'scan.npz').exists()  # permissions may change
     closed = tmp_path / 'i'
     with pytest.raises(UserError, match='not readable'):
-        listing.listing(tmp_path / 'i', '--i')
+        listing.find(tmp_path / 'i', '--i')
 
 
 @pytest.mark.parametrize(('given', 'says'), [('photo.heic', 'HEIC cannot be read here; convert it'),
@@ -120,7 +120,7 @@ def test_what_holds_no_pictures_is_an_error_with_the_remedy(tmp_path, monkeypatc
     Path('binary.bin').write_bytes(b'\0\1\2')
     Path('odd').write_text('gone.png\n')
     with pytest.raises(UserError, match=says):
-        listing.listing(given, '--i')
+        listing.find(given, '--i')
 
 
 @pytest.mark.parametrize('encoding', ['plain', 'UTF-8 BOM', 'UTF-16 LE', 'UTF-16 BE', 'CRLF'])
@@ -134,14 +134,14 @@ def test_lists_keep_their_order_and_are_read_as_editors_write_them(tmp_path, mon
                'UTF-16 LE': codecs.BOM_UTF16_LE + text.encode('utf-16-le'),
                'UTF-16 BE': codecs.BOM_UTF16_BE + text.encode('utf-16-be')}.get(encoding, text.encode())
     Path('list.txt').write_bytes(content)
-    found = listing.listing('list.txt', '--i')
+    found = listing.find('list.txt', '--i')
     assert ids(found) == ['in/b é', 'in/a', "in/it's", 'in/#1', '#2'] and found.kind == listing.LIST
     assert found.path(0).read_bytes() == (tmp_path / 'in' / 'b é.png').read_bytes()
 
 
 def test_a_file_is_an_image_or_a_mask_never_both(tmp_path):
     def apart(images: str, masks: str) -> tuple[list[str], list[str]]:
-        found = [listing.listing(tmp_path / given, '--i', unique=i == 0) for i, given in enumerate((images, masks))]
+        found = [listing.find(tmp_path / given, '--i', unique=i == 0) for i, given in enumerate((images, masks))]
         return tuple(ids(one) for one in pairs.apart(*found))
 
     for name in ('both/b_mask.png', 'both/a.jpg', 'both/b.jpg', 'both/sub/c.jpg', 'both/a_mask.png',

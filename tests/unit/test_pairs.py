@@ -189,3 +189,15 @@ def _stem(name: str) -> str:
 def test_the_natural_order_counts():
     assert sorted(['b', 'a10', 'a2', 'a1', 'a02b', '10', '9'], key=names.natural_order) == [
         '9', '10', 'a1', 'a2', 'a02b', 'a10', 'b']
+
+
+def test_lines_about_folders_and_pairs_reach_the_user_of_a_training(tmp_path, capsys):
+    for name in ('i/a.png', 'i/b.png', 'i/notes.txt', 'm/1.png', 'm/2.png'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = [pairs.listing(tmp_path / name, '--i') for name in 'im']
+    assert pairs.masks_for(*found) == [0, 1]
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f'{tmp_path}/i: passed over for their ending: 1 .txt',
+                    'images and masks: no names in common, so paired in their natural order: a.png with 1.png, b.png '
+                    'with 2.png']
