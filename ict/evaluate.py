@@ -204,6 +204,7 @@ def main(argv: list[str]) -> int:
     output_dir = files.output_folder(args.save_place, '--save_place')
     pictures = inputs.find(args.input, '--input', args.mask, '--mask', args.max_pixels, output_dir,
                            allow_truncated=args.allow_truncated)
+    pictures.quiet = True  # run.py says the same
     view = inputs.View.from_args(options.chosen(ViewFlags, args))
     evaluation = Evaluation(output_dir, pictures, view, args.sample_num, features)
     refuse_foreign_files(evaluation)

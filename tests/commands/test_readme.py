@@ -174,8 +174,8 @@ SMALL = {  # in the order of the readme; what is appended to a command that woul
 @pytest.mark.parametrize('beginning', SMALL)
 def test_the_commands_of_training_and_scoring_run(beginning, place):
     """Each uses what those before it have made."""
-    text = (ROOT / 'readme.md').read_text()
-    (argv,) = (found for line in typed(text) if (found := split(line)) is not None
+    text = '\n'.join((ROOT / name).read_text() for name in DOCUMENTS[:4])
+    argv = next(found for line in typed(text) if (found := split(line)) is not None
                and f'{found[0]} {" ".join(found[1])}'.startswith(beginning))
     script = ['-m', argv[0]] if argv[0].startswith('ict.') else [str(ROOT / (argv[0].replace('.', '/') + '.py'))]
     done = subprocess.run([sys.executable, *script, *argv[1], *SMALL[beginning].split()], cwd=place,
