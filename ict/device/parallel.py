@@ -160,15 +160,16 @@ def _end_without_ranks() -> None:
         return
     have_been = have_come = False
     last_seen = time.monotonic()
-    while os.getppid() == scheduler:
-        have_come = have_come or _has_connections(_scheduler()[1])
-        others = [child for child in children.read_text().split() if child != str(scheduler) and _is_alive(child)]
-        if others or not have_been:
-            last_seen = time.monotonic()
-        elif not have_come or time.monotonic() - last_seen > 2 * LOST_AFTER:
-            os.kill(scheduler, signal.SIGKILL)
-        have_been = have_been or bool(others)
-        time.sleep(0.5)
+    with suppress(OSError):  # msrun has ended
+        while os.getppid() == scheduler:
+            have_come = have_come or _has_connections(_scheduler()[1])
+            others = [child for child in children.read_text().split() if child != str(scheduler) and _is_alive(child)]
+            if others or not have_been:
+                last_seen = time.monotonic()
+            elif not have_come or time.monotonic() - last_seen > 2 * LOST_AFTER:
+                os.kill(scheduler, signal.SIGKILL)
+            have_been = have_been or bool(others)
+            time.sleep(0.5)
     os._exit(0)
 
 
