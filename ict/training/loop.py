@@ -136,10 +136,10 @@ def fit(config: LoopConfig, trainer: Trainer, epoch_sampler: EpochSampler, data_
                 run.require_finite_weights(arrays)
             if validates:
                 run.validate()
+            if validates or saves or run.is_due(config.log_every):
+                run.train_log.flush()  # before the state: a resume drops rows after it, but can't add missing ones
             if saves:
                 run.save(closes_window=done or run.is_due(config.save_every))
-            if validates or saves or run.is_due(config.log_every):
-                run.train_log.flush()
             if stopping and not done:
                 parallel.wait_for_all(epoch_sampler.ranks > 1)  # msrun ends the others when one has left
                 log(f'stopped at step {progress.step}, saved in {checkpointer.folder}; --ckpt_path continues from '
@@ -182,6 +182,7 @@ class _Run:
         except WorkerDiedError:
             progress = self.progress
             if parallel.is_writer() and progress.step > progress.previous_save and not self.checkpointer.broken():
+                self.train_log.flush()
                 self.checkpointer.save(progress)
             raise
 

@@ -1,13 +1,22 @@
 """Command lines of miniature trainings and inferences, and what they leave behind."""
 from __future__ import annotations
 
+import csv
+import os
+import socket
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
-from tests.conftest import DEVICE, files_of, photograph
+from ict import checkpoint
+from ict.errors import UserError
+from tests.conftest import DEVICE, ROOT, files_of, photograph
 
 
 def strings(*argv: object) -> list[str]:
@@ -56,6 +65,68 @@ def inference(data: dict[str, Path], save: Path, tiny: dict[str, Path]) -> list[
 def resumed_from(stage: int, save: Path) -> list[str]:
     """The option that continues a training."""
     return ['--ckpt_path', str(save / 'ImageNet_latest.ckpt' if stage == 1 else save)]
+
+
+def saved_step(stage: int, save: Path) -> int:
+    """The step of a training's latest state; 0 while there is none."""
+    try:
+        state = checkpoint.read(save / ('ImageNet_latest_state.ckpt' if stage == 1
+                                        else 'InpaintingModel_gen_latest_state.ckpt'))
+    except UserError:
+        return 0
+    return state.metadata['progress']['step']
+
+
+def log_without_seconds(save: Path) -> list[dict[str, str]]:
+    """The rows of a training's log."""
+    [log] = save.glob('*_log.csv')
+    with open(log, newline='') as stream:
+        return [{key: value for key, value in row.items() if key != 'seconds'} for row in csv.DictReader(stream)]
+
+
+def start(script: str, argv: list[str], output: Path, ranks: int = 1) -> subprocess.Popen:
+    """Start a script, or that many ranks of it under msrun; what it prints is added to a file."""
+    launcher = Path(sys.executable).with_name('msrun')
+    command, argv = [sys.executable], [str(ROOT / script), *argv]
+    if ranks > 1:
+        with socket.create_server(('127.0.0.1', 0)) as free:
+            port = free.getsockname()[1]
+        command = [str(launcher), f'--worker_num={ranks}', f'--local_worker_num={ranks}', f'--master_port={port}',
+                   '--join=True', f'--log_dir={output}-ranks']
+        argv.append('--distributed')
+    with open(output, 'ab') as stream:
+        return subprocess.Popen([*command, *argv], stdout=stream, stderr=subprocess.STDOUT, cwd=output.parent,
+                                env={**os.environ, 'PATH': f'{launcher.parent}:{os.environ["PATH"]}'})
+
+
+def processes_of(mentioned: Path) -> list[psutil.Process]:
+    """All processes whose command line mentions a path."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if str(mentioned) in ' '.join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def ranks_and_data_workers(save: Path) -> tuple[list[psutil.Process], list[psutil.Process]]:
+    """The processes that train into a folder, and those that make their batches."""
+    ranks, workers = [], []
+    python = [one for one in processes_of(save) if one.cmdline()[0].rpartition('/')[2].startswith('python')]
+    pids = {one.pid for one in python}
+    for one in python:
+        with suppress(psutil.Error):
+            if one.ppid() in pids:
+                workers.append(one)
+            elif one.environ().get('MS_ROLE') != 'MS_SCHED':
+                ranks.append(one)
+    return ranks, workers
+
+
+def kill(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def checkpoints(save: Path) -> dict[str, bytes]:
