@@ -143,7 +143,7 @@ def scored(output_dir: Path, setting: str, samples: int, scenes: dict[str, Scene
     for picture, scene in scenes.items():
         if any((picture, k) not in made for k in range(samples)):
             continue  # it failed; run.py has said so
-        results = np.stack([images.load_rgb(stage_2.result_path(output_dir / setting, picture, k))
+        results = np.stack([images.load_rgb(stage_2.result_path(output_dir / setting, picture, k, 'png'))
                             for k in range(samples)])  # (n, 256, 256, 3)
         priors = [images.load_rgb(stage_1.prior_paths(output_dir / setting / 'AP', picture, k, 1)[0])
                   for k in range(samples)]
