@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -76,12 +77,9 @@ class Checkpoint:
         return values.astype(np.float32) if values.dtype == np.float16 else values
 
     def digest(self) -> str:
-        """SHA-256 of the file."""
-        total = hashlib.sha256()
-        with open(self.path, 'rb') as stream:
-            while block := stream.read(1 << 22):
-                total.update(block)
-        return total.hexdigest()
+        """SHA-256 of the file; read once while its size and time stay the same."""
+        state = os.stat(self.path)
+        return _digest(self.path, state.st_size, state.st_mtime_ns)
 
     def expect(self, kind: str, option: str) -> Checkpoint:
         """Itself, when it is of that kind.
@@ -93,6 +91,15 @@ class Checkpoint:
             raise UserError(f'{option} {self.path}: holds a {self.kind or "network that this project does not know"}, '
                             f'not a {kind}; give the {kind} checkpoint')
         return self
+
+
+@lru_cache(maxsize=16)
+def _digest(path: Path, size: int, changed: int) -> str:
+    with open(path, 'rb') as stream:
+        total = hashlib.sha256()
+        while block := stream.read(1 << 22):
+            total.update(block)
+    return total.hexdigest()
 
 
 def is_pytorch(stream: BinaryIO) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -181,9 +181,10 @@ class Pipeline:
         runtime.start(target, device_id)
         if self._inpainter is None:
             self._inpainter = self._painting.load(1, 'O0')
-        if model.reuse not in self._predictors:
-            self._predictors[model.reuse] = model.predictor(1, 'O0')
-        return model.sampler(self._predictors[model.reuse]), self._inpainter
+        reuse = 'hole' if model.sampling_config.deterministic else model.reuse  # a single pass computes everything
+        if reuse not in self._predictors:
+            self._predictors[reuse] = replace(model, reuse=reuse).predictor(1, 'O0')
+        return model.sampler(self._predictors[reuse]), self._inpainter
 
 
 class _Progress:
