@@ -111,15 +111,12 @@ def processes_of(mentioned: Path) -> list[psutil.Process]:
 
 def ranks_and_data_workers(save: Path) -> tuple[list[psutil.Process], list[psutil.Process]]:
     """The processes that train into a folder, and those that make their batches."""
-    ranks, workers = [], []
-    python = [one for one in processes_of(save) if one.cmdline()[0].rpartition('/')[2].startswith('python')]
-    pids = {one.pid for one in python}
+    python = [one for one in processes_of(save) if one.cmdline()[1:2] and one.cmdline()[1].endswith('.py')]  # not msrun
+    ranks, workers, pids = [], [], {one.pid for one in python}
     for one in python:
         with suppress(psutil.Error):
-            if one.ppid() in pids:
-                workers.append(one)
-            elif one.environ().get('MS_ROLE') != 'MS_SCHED':
-                ranks.append(one)
+            if one.environ().get('MS_ROLE') != 'MS_SCHED':
+                (workers if one.ppid() in pids else ranks).append(one)
     return ranks, workers
 
 
