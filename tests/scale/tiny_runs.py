@@ -112,14 +112,11 @@ def processes_of(mentioned: Path) -> list[psutil.Process]:
 def ranks_and_data_workers(save: Path) -> tuple[list[psutil.Process], list[psutil.Process]]:
     """The processes that train into a folder, and those that make their batches."""
     ranks, workers = [], []
-    python = [one for one in processes_of(save) if one.cmdline()[0].rpartition('/')[2].startswith('python')]
-    pids = {one.pid for one in python}
-    for one in python:
+    for one in processes_of(save):
         with suppress(psutil.Error):
-            if one.ppid() in pids:
-                workers.append(one)
-            elif one.environ().get('MS_ROLE') != 'MS_SCHED':
-                ranks.append(one)
+            is_script = one.cmdline()[1:2] and one.cmdline()[1].endswith('.py')  # not msrun
+            if is_script and one.environ().get('MS_ROLE') != 'MS_SCHED':
+                (workers if one.parent().cmdline() == one.cmdline() else ranks).append(one)
     return ranks, workers
 
 
