@@ -104,7 +104,10 @@ def supervised(work: Callable[[], int]) -> int:
     if child == 0:
         _end_with_parent()
         os.close(receive)
-        return work()
+        status = work()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)  # without half a second in which MindSpore tidies up memory that ends anyway
     os.close(_progress)
     signal.signal(signal.SIGTERM, lambda number, _: os.kill(child, number))
     interrupted: list[int] = []  # the terminal sends Ctrl-C to both; MindSpore ends a process by SIGTERM then

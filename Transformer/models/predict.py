@@ -19,11 +19,19 @@ from ict import checkpoint
 from Transformer.models.config import LAYER_NORM_EPSILON, GPTConfig
 
 REUSE = ('none', 'hole', 'window')
-ROW_MULTIPLE = 64  # numbers of rows are rounded up to it: each number is compiled for
+STRIP = 64  # rows that are transposed at a time
 # Inputs of a block, in this order
 BLOCK_WEIGHTS = ('ln1.gamma', 'ln1.beta', 'attn.query.weight', 'attn.query.bias', 'attn.key.weight', 'attn.key.bias',
                  'attn.value.weight', 'attn.value.bias', 'attn.proj.weight', 'attn.proj.bias',
                  'ln2.gamma', 'ln2.beta', 'mlp.0.weight', 'mlp.0.bias', 'mlp.2.weight', 'mlp.2.bias')
+
+
+def row_multiple(config: GPTConfig) -> int:
+    """What numbers of rows are rounded up to. Each number is compiled for in 0.1 s, in which a large network computes
+    few rows and a small one many.
+    """
+    return 64 if config.n_layer * config.n_embd ** 2 > 1 << 22 else 128
+
 
 KVCache = list[tuple[ms.Tensor, ms.Tensor]]  # keys and values of each layer, (B * T, C)
 
@@ -80,8 +88,8 @@ def compiled(config: GPTConfig) -> tuple[Callable[..., tuple[ms.Tensor, ...]], C
 def transposed(matrix: np.ndarray) -> np.ndarray:
     """(N, M) -> (M, N), copied in strips: on large matrices four times as fast as in one piece."""
     result = np.empty(matrix.shape[::-1], matrix.dtype)
-    for start in range(0, len(matrix), ROW_MULTIPLE):
-        result[:, start:start + ROW_MULTIPLE] = matrix[start:start + ROW_MULTIPLE].T
+    for start in range(0, len(matrix), STRIP):
+        result[:, start:start + STRIP] = matrix[start:start + STRIP].T
     return result
 
 
@@ -108,6 +116,7 @@ class GPTRows:
             return [tensor if target == 'CPU' else tensor.move_to(target) for tensor in tensors]
 
         self.n_positions = config.prior_size ** 2
+        self.row_multiple = row_multiple(config)
         self.tok_emb, self.pos_emb = array_of('tok_emb.embedding_table'), array_of('pos_emb')[0]  # (V, C), (T, C)
         with ThreadPoolExecutor(2) as pool:
             self.layers = [loaded([f'blocks.{i}.{name}' for name in BLOCK_WEIGHTS]) for i in range(config.n_layer)]
@@ -125,7 +134,7 @@ class GPTRows:
         # Copies of rows that are computed anyway make their numbers equal; what comes of the copies is ignored.
         n_rows = max(map(len, rows))
         if n_rows < self.n_positions:
-            n_rows = -(-max(1, n_rows) // ROW_MULTIPLE) * ROW_MULTIPLE
+            n_rows = -(-max(1, n_rows) // self.row_multiple) * self.row_multiple
         padded = np.stack([np.resize(own, n_rows) for own in rows])  # (B, P)
         known = ~np.take_along_axis(mask, padded, 1)[..., None]
         x = self.tok_emb[np.take_along_axis(tokens, padded, 1)] * known + self.pos_emb[padded]  # (B, P, C)
