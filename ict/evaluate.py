@@ -6,7 +6,8 @@ the files (see ict/runs/evaluation.py); with ``--perceptual`` a perceptual dista
 interrupted evaluation. It writes ``evaluation.csv`` (a row for each picture and method), ``evaluation.md`` (means by
 the share of the hole), ``sheet.png`` (the best, the median and the worst picture), and for an outside scorer folders of
 pictures with the same names and sizes: ``originals/<id>_<k>.png`` beside ``results/<id>_<k>.png``, k from 0, and
-``mean``, ``telea`` and ``navier_stokes`` with ``<id>_0.png`` each.
+``mean``, ``telea`` and ``navier_stokes`` with ``<id>_0.png`` each. With ``--geometry hole`` pictures are scored at
+their own size, else at the model's.
 """
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from tqdm import tqdm
 
 from ict import files, options
 from ict.command import SOME_FAILED, call, run
-from ict.data import images
+from ict.data import geometry, images
 from ict.errors import UserError, require
 from ict.log import log
 from ict.options import positive
@@ -34,6 +35,7 @@ from ict.runs.evaluation import (
     ORIGINALS,
     RESULTS,
     SAMPLES,
+    SINGLE,
     TELEA,
     Evaluation,
     ResultMetrics,
@@ -47,7 +49,7 @@ RUN = Path(__file__).resolve().parents[1] / 'run.py'
 CHOSEN_HERE = ('--input_image', '--input_mask', '--deterministic', '--keep_size', '--test_only',
                '--save_format')  # of run.py's options
 PRIORS = 'AP'
-SHEET_SAMPLES = 3
+SHEET_SAMPLES, SHEET_SIZE = 3, 256  # ... of a part of a picture that is scored at its own size
 
 COLUMNS: report.Columns = (
     ('hole', 'hole', 0), ('pictures', 'results', 0), ('method', 'method', 0), ('PSNR', 'psnr', 2), ('SSIM', 'ssim', 4),
@@ -81,6 +83,9 @@ def arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     for name in ('mask_mode', 'geometry'):
         require(getattr(args, name) != 'published', f'--{name} published: only sealed pictures are scored here; leave '
                                                     f'it out, or take the metrics.csv that run.py writes')
+    require(args.geometry != 'hole' or args.perceptual is None,
+            '--perceptual: is for pictures of the size that the network was trained with; leave it out with --geometry '
+            'hole, which scores pictures at their own size')
     for name in ('input', 'mask'):
         given = Path(getattr(args, name)).resolve()
         require(not (os.path.isdir(given) and Path(args.save_place).resolve().is_relative_to(given)),
@@ -93,6 +98,7 @@ def run_options(args: argparse.Namespace, further: list[str], folder: Path, own:
     shared = [text for name in ('transformer_ckpt', 'upsample_ckpt', 'model', 'seed', 'mask_mode', 'geometry',
                                 'invert_mask', 'dilate', 'max_pixels', 'allow_truncated', 'overwrite')
               if (value := getattr(args, name)) is not None for text in (f'--{name}', str(value))]
+    own = [*own, '--keep_size', 'True'] if args.geometry == 'hole' else own
     return ['--input_image', args.input, '--input_mask', args.mask,
             '--save_place', str(folder), *own, *shared, *further]
 
@@ -140,26 +146,32 @@ def identical_line(rows: Rows) -> str:
     return f'The mean PSNR leaves out results that equal their originals: {", ".join(left_out)}.' if left_out else ''
 
 
-def best_median_worst(pictures: Sequence[str], sampled: ResultMetrics) -> list[str]:
-    """Three pictures (fewer of fewer), ranked by the PSNR of their first sample."""
-    ranked = sorted(pictures, key=lambda picture: -sampled[picture, 0]['psnr'])
+def best_median_worst(psnr: dict[str, float]) -> list[str]:
+    """Three pictures (fewer of fewer), ranked by their PSNR."""
+    ranked = sorted(psnr, key=lambda picture: -psnr[picture])
     return list(dict.fromkeys((ranked[0], ranked[len(ranked) // 2], ranked[-1])))
 
 
 def sheet(evaluation: Evaluation, shown: Sequence[str]) -> np.ndarray:
-    """original | masked | Telea | Navier-Stokes | samples | mean | deterministic of the pictures ``shown``."""
+    """original | masked | Telea | Navier-Stokes | samples | mean | deterministic of the pictures ``shown``.
+
+    Of pictures scored at their own size it is the part around their first hole.
+    """
     pictures, samples = evaluation.pictures, min(evaluation.sample_num, SHEET_SAMPLES)
     numbers = {picture: i for i, picture in enumerate(pictures.ids())}
     rows = []
     for picture in shown:
         original, telea, navier_stokes, mean, deterministic = (
-            images.load_rgb(evaluation.path(folder, picture))
+            evaluation.load(evaluation.path(folder, picture))
             for folder in (ORIGINALS, TELEA, NAVIER_STOKES, MEAN, DETERMINISTIC))
         loaded, grey = pictures.read(numbers[picture], evaluation.view)
         hole = scored_view(loaded.rgb, grey, evaluation.view.geometry, len(original)).hole
-        rows.append([original, np.where(hole[..., None], np.uint8(255), original), telea, navier_stokes,
-                     *(images.load_rgb(evaluation.path(RESULTS, picture, k)) for k in range(samples)), mean,
-                     deterministic])
+        row = [original, np.where(hole[..., None], np.uint8(255), original), telea, navier_stokes,
+               *(evaluation.load(evaluation.path(RESULTS, picture, k)) for k in range(samples)), mean, deterministic]
+        if evaluation.at_own_size:
+            box = geometry.boxes_around(hole)[0]
+            row = [images.bicubic(geometry.cut(one, box), SHEET_SIZE, SHEET_SIZE) for one in row]
+        rows.append(row)
     return report.sheet(rows, ['original', 'masked', 'Telea', 'Navier-Stokes',
                                *(f'sample {k + 1}' for k in range(samples)), f'mean of {evaluation.sample_num}',
                                'deterministic'])
@@ -170,6 +182,8 @@ def document(evaluation: Evaluation, rows: Rows) -> list[str]:
     paragraphs = ['# Evaluation', 'Means over the pictures, by the share of the picture in the hole. PSNR and MAE as '
                   'published; L1 in levels of 255. Diversity: how much two samples of a picture differ, L1 in the '
                   'hole. The best sample is chosen by its PSNR against the original.']
+    if evaluation.at_own_size:
+        paragraphs.append('Pictures are scored at their own size, all metrics of 8-bit values.')
     if evaluation.features is not None:
         paragraphs.append(f'Perceptual: distance of the feature maps of {evaluation.features.network.title}, the lower '
                           f'the better; fair only to checkpoints that were not trained with this network.')
@@ -183,15 +197,16 @@ def document(evaluation: Evaluation, rows: Rows) -> list[str]:
     return paragraphs
 
 
-def write(evaluation: Evaluation, rows: Rows, sampled: ResultMetrics) -> None:
+def write(evaluation: Evaluation, rows: Rows) -> None:
     """evaluation.csv, evaluation.md and sheet.png; the table is printed too."""
     output_dir = evaluation.output_dir
-    shown = best_median_worst(list(dict.fromkeys(row['id'] for row in rows)), sampled)
+    psnr = {row['id']: row['psnr'] for row in rows if row['method'] == SINGLE}
+    shown = best_median_worst(psnr)
     report.write_csv(output_dir / 'evaluation.csv', rows)
     images.write_png(output_dir / 'sheet.png', sheet(evaluation, shown))
-    ranks = ', '.join(f'{picture} ({sampled[picture, 0]["psnr"]:.2f} dB)' for picture in shown)
+    ranks = ', '.join(f'{picture} ({psnr[picture]:.2f} dB)' for picture in shown)
     text = '\n\n'.join([*document(evaluation, rows), '`sheet.png` from top to bottom (best, median and '
-                        f'worst by the PSNR of the first sample): {ranks}.']) + '\n'
+                        f'worst by the PSNR of single samples): {ranks}.']) + '\n'
     files.write_bytes(output_dir / 'evaluation.md', text.encode('utf-8', 'surrogateescape'))
     print(*filter(None, (table(rows), identical_line(rows))), sep='\n')
     print(f'evaluation: {output_dir / "evaluation.md"}, {output_dir / "evaluation.csv"}, {output_dir / "sheet.png"}')
@@ -225,7 +240,7 @@ def main(argv: list[str]) -> int:
     outcome = inputs.Outcome(pictures.ids())
     rows = score_all(evaluation, sampled, deterministic, outcome)
     if rows:
-        write(evaluation, rows, sampled)
+        write(evaluation, rows)
     return max(worst, outcome.status())
 
 

@@ -3,7 +3,8 @@
 PSNR, MAE, SSIM and L1 of single samples, of the best one and of the deterministic completion are stage 2's own
 (metrics.csv): MAE and L1 of the float values, as published. Those of the mean picture and of OpenCV are of 8-bit
 pictures, and so is the perceptual distance of every method. The mean picture is the mean of the result files, whose
-values stage 2 has truncated, so it is up to one level too dark.
+values stage 2 has truncated, so it is up to one level too dark. With geometry 'hole' all pictures are scored at their
+own size, because holes far apart have no smaller picture in common, and all metrics are of 8-bit pictures.
 """
 from __future__ import annotations
 
@@ -23,6 +24,7 @@ from ict.runs import inputs, metrics, perceptual
 
 SAMPLES, DETERMINISTIC = 'samples', 'deterministic'  # run.py's results
 ORIGINALS, RESULTS, MEAN, TELEA, NAVIER_STOKES = 'originals', 'results', 'mean', 'telea', 'navier_stokes'  # ours
+SINGLE = 'single sample'  # a method's name
 OPENCV_RADIUS = 3
 
 Rows = list[dict[str, Any]]
@@ -48,9 +50,18 @@ class Evaluation:
     sample_num: int
     features: perceptual.Features | None = None
 
+    @property
+    def at_own_size(self) -> bool:
+        """Whether pictures are scored at their own size."""
+        return self.view.geometry == 'hole'
+
     def path(self, folder: str, picture: str, k: int = 0) -> Path:
         """Where result ``k`` of a picture lies."""
         return self.output_dir / folder / f'{picture}_{k}.png'
+
+    def load(self, path: Path) -> np.ndarray:
+        """A result: (H, W, 3) uint8."""
+        return images.load_rgb(path, self.pictures.max_pixels if self.at_own_size else images.MAX_PIXELS)
 
     def scored_paths(self, picture: str) -> list[Path]:
         """All files that an outside scorer gets of a picture."""
@@ -59,7 +70,13 @@ class Evaluation:
 
 
 def scored_view(rgb: np.ndarray, grey: np.ndarray, geometry_name: str, size: int) -> geometry.ScoredView:
-    """A picture (H, W, 3) uint8 and its mask (h, w) uint8 at the model's size, known pixels as stage 2 keeps them."""
+    """A picture (H, W, 3) uint8 and its mask (h, w) uint8 at the model's size, known pixels as stage 2 keeps them.
+
+    With geometry 'hole' they keep the picture's own size.
+    """
+    if geometry_name == 'hole':
+        hole = geometry.touched(grey > geometry.HOLE_LEVEL, *geometry.size_of(rgb))
+        return geometry.ScoredView(np.where(hole[..., None], np.uint8(0), rgb), hole, rgb)
     frame, full_hole = geometry.hole_in(grey, *geometry.size_of(rgb), geometry_name)
     return geometry.scored_view(geometry.cut(rgb, frame), full_hole, size)
 
@@ -92,7 +109,7 @@ def rows_of(samples: Sequence[Metrics], sample_diversity: Metrics, deterministic
         others: metrics of other completions by method.
     """
     names = tuple(deterministic)
-    methods = {'single sample': metrics.means(samples, names) | sample_diversity,
+    methods = {SINGLE: metrics.means(samples, names) | sample_diversity,
                f'best of {len(samples)} by PSNR': max(samples, key=lambda sample: sample['psnr']),
                'deterministic': deterministic, **others}
     return [{'method': method, **{name: found.get(name, math.nan) for name in (*names, *sample_diversity)}}
@@ -100,7 +117,7 @@ def rows_of(samples: Sequence[Metrics], sample_diversity: Metrics, deterministic
 
 
 def read_samples(evaluation: Evaluation, picture: str) -> np.ndarray:
-    """The samples of a picture: (n, S, S, 3) uint8.
+    """The samples of a picture: (n, H, W, 3) uint8.
 
     Raises:
         UserError: one is missing or unreadable, or of another size than the first.
@@ -108,11 +125,10 @@ def read_samples(evaluation: Evaluation, picture: str) -> np.ndarray:
     samples: list[np.ndarray] = []
     for k in range(evaluation.sample_num):
         path = evaluation.path(SAMPLES, picture, k)
-        sample = images.load_rgb(path)
-        size = len(samples[0]) if samples else len(sample)
-        require(sample.shape == (size, size, 3), f'{path}: is not {size} x {size} pixels like the others; '
-                                                 f'use --overwrite')
-        samples.append(sample)
+        samples.append(evaluation.load(path))
+        height, width = geometry.size_of(samples[0])
+        require(geometry.size_of(samples[k]) == (height, width), f'{path}: is not {width} x {height} pixels like the '
+                                                                 f'others; use --overwrite')
     return np.stack(samples)
 
 
@@ -132,24 +148,31 @@ def score_picture(evaluation: Evaluation, i: int, sampled: ResultMetrics, determ
     for folder, made, count in ((SAMPLES, sampled, n), (DETERMINISTIC, deterministic, 1)):
         require(all((picture, k) in made for k in range(count)),
                 f'{pictures.pictures.path(i)}: {evaluation.output_dir / folder} has no result of it')
-    samples = read_samples(evaluation, picture)  # (n, S, S, 3)
-    expected = images.load_rgb(evaluation.path(DETERMINISTIC, picture))
+    samples = read_samples(evaluation, picture)  # (n, H, W, 3)
+    expected = evaluation.load(evaluation.path(DETERMINISTIC, picture))
 
     # What it is compared with
     loaded, grey = pictures.read(i, evaluation.view)
     seen = scored_view(loaded.rgb, grey, evaluation.view.geometry, samples.shape[1])
     require(bool(seen.hole.any()), f'{pictures.mask_path(i)}: nothing to score in the part of '
                                    f'{pictures.pictures.path(i)} that is completed')
+    require(samples[0].shape == expected.shape == seen.original.shape,
+            f'{evaluation.path(SAMPLES, picture)}: is not of the size that its picture is scored at; use --overwrite')
     others = {MEAN: mean_picture(samples), TELEA: opencv(seen.image, seen.hole, cv2.INPAINT_TELEA),
               NAVIER_STOKES: opencv(seen.image, seen.hole, cv2.INPAINT_NS)}
 
     # Metrics
+    def all_of(result: np.ndarray) -> Metrics:
+        return metrics.all_of(result / 255, seen.original / 255, seen.hole)
+
+    own, own_expected = [sampled[picture, k] for k in range(n)], deterministic[picture, 0]
+    if evaluation.at_own_size:
+        own, own_expected = [all_of(sample) for sample in samples], all_of(expected)
     perceptual_of = perceptual_metric(evaluation.features, seen.original)
     titles = {MEAN: f'mean of {n} samples', TELEA: 'OpenCV, Telea', NAVIER_STOKES: 'OpenCV, Navier-Stokes'}
-    rows = rows_of([sampled[picture, k] | perceptual_of(sample) for k, sample in enumerate(samples)],
-                   metrics.diversity(samples, seen.hole), deterministic[picture, 0] | perceptual_of(expected),
-                   {titles[name]: metrics.all_of(other / 255, seen.original / 255, seen.hole) | perceptual_of(other)
-                    for name, other in others.items()})
+    rows = rows_of([one | perceptual_of(sample) for one, sample in zip(own, samples, strict=True)],
+                   metrics.diversity(samples, seen.hole), own_expected | perceptual_of(expected),
+                   {titles[name]: all_of(other) | perceptual_of(other) for name, other in others.items()})
 
     # Files for an outside scorer
     for k in range(n):

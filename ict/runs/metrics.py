@@ -56,11 +56,11 @@ def diversity(samples: np.ndarray, hole: np.ndarray) -> dict[str, float]:
     Returns:
         diversity: mean absolute difference in the hole, in levels; diversity_ssim: 1 - SSIM of the whole pictures.
     """
-    pairs = [(a / 255, b / 255) for a, b in itertools.combinations(samples, 2)]
+    pairs = list(itertools.combinations(samples, 2))
     if not pairs:
         return {'diversity': math.nan, 'diversity_ssim': math.nan}
-    return {'diversity': float(np.mean([l1_in_hole(a, b, hole) for a, b in pairs])),
-            'diversity_ssim': float(np.mean([1 - ssim(a, b) for a, b in pairs]))}
+    return {'diversity': float(np.mean([l1_in_hole(a / 255, b / 255, hole) for a, b in pairs])),
+            'diversity_ssim': float(np.mean([1 - ssim(a / 255, b / 255) for a, b in pairs]))}
 
 
 def means(rows: Sequence[Mapping[str, Any]], names: Sequence[str] = NAMES) -> dict[str, float]:

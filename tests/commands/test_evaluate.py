@@ -222,7 +222,8 @@ def test_originals_and_results_have_the_same_names_and_sizes(folder):
 def test_sheet_shows_best_median_worst_with_all_columns(folder):
     tmp_path, _ = folder
     evaluate.main(argv_of(tmp_path))
-    ranked = sorted(HOLE_ROWS, key=lambda p: -stage_2_metrics(fake_seed('samples', p, 0))['psnr'])
+    ranked = sorted(HOLE_ROWS, key=lambda p: -sum(stage_2_metrics(fake_seed('samples', p, k))['psnr']
+                                                  for k in range(4)))
     sheet, gap, head = load_rgb(tmp_path / 'out' / 'sheet.png'), 6, 22
     assert sheet.shape == (head + 3 * (S + gap), 9 * (S + gap) + gap, 3)
     for r, picture in enumerate(ranked):
@@ -319,6 +320,7 @@ def test_foreign_pictures_in_the_scored_folders_are_an_error_before_anything_run
     (['--geometry', 'published'], '--geometry published'),
     (['--deterministic=True'], '--deterministic'),
     (['--keep_size'], '--keep_size'),
+    (['--geometry', 'hole', '--perceptual'], '--perceptual'),
     (['--sample_num', '0'], '--sample_num 0'),
 ])
 def test_options_that_cannot_be_scored_are_errors(folder, more, message):

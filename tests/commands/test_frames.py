@@ -1,13 +1,15 @@
 """--geometry hole: groups of the hole that lie far apart are completed in frames of their own."""
 from __future__ import annotations
 
+import csv
 import json
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from ict.data import images
-from tests.conftest import command, files_of, photograph
+from tests.conftest import command, files_of, module, photograph
 
 
 def run(tiny, folder, *more):
@@ -65,3 +67,20 @@ def test_without_keep_size_several_groups_are_an_error_that_names_the_remedy(tin
     prepared(tmp_path, [(20, 30), (40, 400)])
     done = run(tiny, tmp_path)
     assert done.returncode == 2 and 'has 2 holes far apart' in done.stderr and 'add --keep_size' in done.stderr
+
+
+def test_an_evaluation_scores_pictures_with_several_groups_at_their_own_size(tiny, tmp_path):
+    photo, hole = prepared(tmp_path, [(20, 30), (40, 400)])
+    done = module('ict.evaluate', '--input', tmp_path / 'photo.png', '--mask', tmp_path / 'mask.png', '--save_place',
+                  tmp_path / 'scores', '--transformer_ckpt', tiny['transformer'], '--upsample_ckpt', tiny['generator'],
+                  '--geometry', 'hole', '--sample_num', 2, '--sample_steps', 1)
+    assert done.returncode == 0, done.stderr
+    with open(tmp_path / 'scores' / 'evaluation.csv', newline='') as stream:
+        rows = {row['method']: row for row in csv.DictReader(stream)}
+    for method, path in (('deterministic', 'deterministic/photo_0.png'), ('OpenCV, Telea', 'telea/photo_0.png')):
+        result = images.load_rgb(tmp_path / 'scores' / path)
+        assert float(rows[method]['l1_hole']) == pytest.approx(np.abs(result[hole].astype(int) - photo[hole]).mean())
+        assert float(rows[method]['hole']) == hole.mean()
+        np.testing.assert_array_equal(result[~hole], photo[~hole])
+    np.testing.assert_array_equal(images.load_rgb(tmp_path / 'scores' / 'originals' / 'photo_1.png'), photo)
+    assert images.load_rgb(tmp_path / 'scores' / 'sheet.png').shape[0] == 256 + 22 + 6

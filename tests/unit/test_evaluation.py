@@ -36,7 +36,7 @@ def top_hole() -> np.ndarray:
     return hole
 
 
-@pytest.mark.parametrize('geometry', ['crop', 'resize', 'hole'])
+@pytest.mark.parametrize('geometry', ['crop', 'resize'])
 @pytest.mark.parametrize('mask_shape', [(90, 130), (64, 64)])
 def test_scored_view_is_what_stage_2_scores_against(geometry, mask_shape):
     rgb, grey = random_picture(0, 90, 130), np.zeros(mask_shape, np.uint8)
@@ -184,9 +184,7 @@ def test_unknown_values_are_dashes_in_markdown_and_empty_in_csv(tmp_path):
     assert (tmp_path / 'rows.csv').read_text() == 'a,b\nx,1.23456\n3,\n'
 
 
-def test_best_median_and_worst_are_ranked_by_the_first_sample():
-    psnr = {'a': 21.0, 'b': 25.0, 'c': 19.0, 'd': 23.0, 'e': 30.0}
-    sampled = {(picture, k): {'psnr': value if k == 0 else -value} for picture, value in psnr.items() for k in (0, 1)}
-    assert evaluate.best_median_worst(list(psnr), sampled) == ['e', 'd', 'c']
-    assert evaluate.best_median_worst(['a', 'c'], sampled) == ['a', 'c']
-    assert evaluate.best_median_worst(['a'], sampled) == ['a']
+def test_best_median_and_worst_are_ranked_by_psnr():
+    assert evaluate.best_median_worst({'a': 21.0, 'b': 25.0, 'c': 19.0, 'd': 23.0, 'e': 30.0}) == ['e', 'd', 'c']
+    assert evaluate.best_median_worst({'a': 21.0, 'c': 19.0}) == ['a', 'c']
+    assert evaluate.best_median_worst({'a': math.inf}) == ['a']
