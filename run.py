@@ -18,6 +18,7 @@ from ict import options, pretrained
 from ict.command import SOME_FAILED, run, supervised, working_on
 from ict.device import runtime
 from ict.errors import require
+from ict.lock import locked
 from ict.options import positive
 from ict.runs import inputs
 from ict.runs.config import ComputeConfig, Given, OutputConfig, Paths, SourceConfig, ViewFlags, add_compute
@@ -94,7 +95,8 @@ def main(argv: list[str]) -> int:
     device_target = runtime.choose(args.device_target, args.device_id)
     # stage 1
     working_on('stage 1')
-    status = stage_1.execute(job, device_target)
+    with locked(Path(args.save_place), '--save_place'):  # stage 2 of another run may be reading the priors
+        status = stage_1.execute(job, device_target)
     # stage 2
     if status in (0, SOME_FAILED):
         working_on('stage 2')

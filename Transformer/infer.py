@@ -324,6 +324,16 @@ def prior_paths(output_dir: Path, picture: str, k: int, n_frames: int) -> list[P
             for number in range(n_frames)]
 
 
+def refuse_names_of_frames(pictures: inputs.Inputs) -> None:
+    """Raises a UserError for a picture that is called like a frame of another one."""
+    ids = set(pictures.ids())
+    for i in range(len(pictures)):
+        picture, _, number = pictures.id(i).rpartition('@')
+        require(not (number.isdecimal() and picture in ids),
+                f'{pictures.pictures.path(i)}: with --geometry hole its priors may have the same names as those of '
+                f'{picture}; rename it')
+
+
 @dataclass(frozen=True)
 class Job:
     """A checked configuration."""
@@ -346,6 +356,8 @@ def prepare(config: InferConfig) -> Job:
     output_dir, n_results = Path(config.output.folder.value), config.output.n_results.value
     view = inputs.View.from_args(config.source.view)
     pictures = config.source.find(str(output_dir))
+    if view.geometry == 'hole':
+        refuse_names_of_frames(pictures)
     every_prior = [path for i in range(len(pictures)) for k in range(n_results)
                    for path in prior_paths(output_dir, pictures.id(i), k, 1)]
     pictures.refuse_to_overwrite(every_prior, str(config.output.folder))

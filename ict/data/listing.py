@@ -318,7 +318,8 @@ def _of_list(path: Path, option: str) -> Listing:
         if full is None:
             if not line or line.startswith('#'):
                 continue
-            raise UserError(f'{option} {path}: it lists {line}, which is no file') if line.isprintable() else no_list
+            raise UserError(f'{option} {path}: it lists {line}, which is no file; paths start in the folder that the '
+                            f'command runs in') if line.isprintable() else no_list
         name = full.relative_to(here) if full.is_relative_to(here) else full.relative_to(full.anchor)
         names.append(name.as_posix())
         absolute.append(str(full))

@@ -84,3 +84,11 @@ def test_an_evaluation_scores_pictures_with_several_groups_at_their_own_size(tin
         np.testing.assert_array_equal(result[~hole], photo[~hole])
     np.testing.assert_array_equal(images.load_rgb(tmp_path / 'scores' / 'originals' / 'photo_1.png'), photo)
     assert images.load_rgb(tmp_path / 'scores' / 'sheet.png').shape[0] == 256 + 22 + 6
+
+
+def test_a_picture_called_like_a_frame_of_another_one_is_an_error(tiny, tmp_path):
+    photo, _ = prepared(tmp_path, [(20, 30), (40, 400)])
+    Image.fromarray(photo).save(tmp_path / 'photo@1.png')
+    (tmp_path / 'list.txt').write_text(f'{tmp_path}/photo.png\n{tmp_path}/photo@1.png\n')
+    done = run(tiny, tmp_path, '--keep_size', '--input_image', tmp_path / 'list.txt')
+    assert done.returncode == 2 and 'photo@1.png: with --geometry hole its priors may have' in done.stderr

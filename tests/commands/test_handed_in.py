@@ -16,11 +16,12 @@ from Guided_Upsample.datasets import sources
 from Guided_Upsample.datasets.dataset import ExampleConfig
 from ict.data import geometry
 from ict.errors import UserError
+from ict.lock import locked
 from ict.runs import inputs
 from ict.runs.config import Given
 from ict.training import mask_sources
 from run import arguments
-from tests.conftest import DEVICE, photograph
+from tests.conftest import DEVICE, command, photograph
 from tests.pictures import GREY, RGB, encoded, exif, noise, places, png, upright
 from Transformer import infer as stage_1
 
@@ -122,6 +123,9 @@ CASES = {
         "q/a.png\n'q/b.png'\n# again\nq/a.png".encode('utf-16'), pairs=LINES),
     'two lists of different lengths': lists(b'p/b.png\np/10.png\n', b'q/a.png\nq/b.png\nq/a.png\n',
                                             error=r'q/a\.png: is listed twice'),
+    'a list with paths that start at itself': Case({'p/a.png': IMAGE, 'm/a.png': MASK, 'p/i.txt': b'a.png'},
+                                                   images='p/i.txt', error=r'p/i\.txt: it lists a\.png, which is no '
+                                                   'file; paths start in the folder that the command runs in'),
     'a single mask for all': Case({'i/a.png': IMAGE, 'i/b.png': IMAGE, 'x.png': MASK}, {'a': 'x.png', 'b': 'x.png'},
                                   masks='x.png'),
     # masks
@@ -290,3 +294,15 @@ def test_run_takes_the_transparent_part_by_itself_and_only_where_there_is_one(tm
     (tmp_path / 'alpha').mkdir()
     with pytest.raises(UserError, match=r'--mask alpha: is the name of a file or folder here; write \./alpha for it'):
         inputs.find('i', '--input', 'alpha', '--mask', 10 ** 6, 's')
+
+
+def test_a_second_run_in_a_save_place_ends_before_it_changes_a_prior(tiny, tmp_path):
+    place = places(tmp_path)
+    (place['images'] / 'a.png').write_bytes(IMAGE)
+    (place['masks'] / 'a.png').write_bytes(MASK)
+    place['save'].mkdir(exist_ok=True)
+    with locked(place['save'], '--save_place'):  # as a run in its stage 2 does
+        done = command('run.py', '--transformer_ckpt', tiny['transformer'], '--upsample_ckpt', tiny['generator'],
+                       '--input_image', place['images'], '--input_mask', place['masks'], '--save_place', place['save'])
+    assert done.returncode == 2 and f'error: --save_place {place["save"]}: is in use by another run' in done.stderr
+    assert not list(place['save'].rglob('*.png'))
