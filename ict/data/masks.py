@@ -46,7 +46,7 @@ def read(path: str | Path, invert: bool, dilate: int, max_pixels: int, allow_tru
         levels = grown(255 - levels if invert else levels, dilate)
     else:
         levels = interpreted(picture, str(path), invert, dilate)
-    return levels, [*picture.notes, *_remarks(path, levels, invert, dilate)]
+    return levels, [*picture.notes, *remarks(path, levels, invert, dilate)]
 
 
 def interpreted(picture: images.Picture, name: str, invert: bool, dilate: int) -> np.ndarray:
@@ -64,18 +64,24 @@ def interpreted(picture: images.Picture, name: str, invert: bool, dilate: int) -
     return grown(levels, dilate)
 
 
-def _remarks(path: str | Path, levels: np.ndarray, invert: bool, dilate: int) -> list[str]:
-    """A line where the hole is most of the mask, and one where its border is soft."""
-    remarks = []
+def remarks(path: str | Path, levels: np.ndarray, invert: bool, dilate: int,
+            kinds: tuple[str, str] = ('white', 'black')) -> list[str]:
+    """A line where the hole is most of a mask (h, w) uint8, and one where its border is soft.
+
+    Args:
+        kinds: what the hole is without ``invert``, and with it.
+    """
+    lines = []
     if (share := np.count_nonzero(levels > HOLE_LEVEL) / levels.size) > _MOST:
-        remedy = 'white is the hole, leave --invert_mask out' if invert else 'black is the hole, add --invert_mask'
-        remarks.append(f'{path}: {share:.0%} of it is hole; if {remedy}')
+        remedy = f'{kinds[0]} is the hole, leave --invert_mask out' if invert else \
+            f'{kinds[1]} is the hole, add --invert_mask'
+        lines.append(f'{path}: {share:.0%} of it is hole; if {remedy}')
     touched = np.count_nonzero(levels > _NEARLY_BLACK)
     between = np.count_nonzero((levels > _NEARLY_BLACK) & (levels < 255 - _NEARLY_BLACK))
     if not dilate and between > touched / 3:
-        remarks.append(f'{path}: {between / touched:.0%} of the pixels that it touches are between black and white; '
+        lines.append(f'{path}: {between / touched:.0%} of the pixels that it touches are between black and white; '
                        f'where a rim of what was removed stays, add --dilate 3')
-    return remarks
+    return lines
 
 
 def of_alpha(path: str | Path, picture: images.Picture, invert: bool, dilate: int) -> np.ndarray:

@@ -130,9 +130,9 @@ class Inputs:
         path = self.mask_path(i)
         picture = images.load(self.pictures.path(i), max_pixels=self.max_pixels, allow_truncated=self.allow_truncated)
         published = view.mask_mode == 'published'
-        notes: list[str] = []
         if self.from_alpha:
             levels = masks.of_alpha(path, picture, view.invert_mask, view.dilate)
+            notes = masks.remarks(path, levels, view.invert_mask, view.dilate, ('what is transparent', 'the rest'))
         else:
             levels, notes = masks.read(path, view.invert_mask, view.dilate, self.max_pixels, self.allow_truncated,
                                        published)

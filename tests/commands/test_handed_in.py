@@ -136,6 +136,8 @@ CASES = {
     'black and red as JPEG': masked(picture(HOLE[..., None] * np.uint8([255, 0, 0]), 'JPEG', subsampling=0)),
     'black strokes on transparent ground': masked(DRAWN),
     'the transparent part': Case({'i/a.png': CUT_OUT}, {'a': 'a.png'}, masks='alpha', hole=HOLE),
+    'an object cut out': Case({'i/a.png': picture(np.dstack([PHOTO, 255 - CLEAR]))}, {'a': 'a.png'}, masks='alpha',
+                              hole=~HOLE, says=('i/a.png: 88% of it is hole; if the rest is the hole, add',)),
     'no transparent part': Case({'i/a.png': IMAGE}, masks='alpha', failed=r'i/a\.png: has no transparent part'),
     'a photograph': masked(picture(photograph(7, H, W)), failed=r'm/a\.png: has many colours or shades, so it is no'),
     'a marked photograph': masked(picture(np.where(HOLE[..., None], np.uint8([255, 0, 0]), PHOTO)),
