@@ -83,6 +83,8 @@ def arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     for name in ('mask_mode', 'geometry'):
         require(getattr(args, name) != 'published', f'--{name} published: only sealed pictures are scored here; leave '
                                                     f'it out, or take the metrics.csv that run.py writes')
+    require(args.mask != inputs.ALPHA, '--mask alpha: what is transparent has no original to be scored against; give '
+                                       'masks')
     require(args.geometry != 'hole' or args.perceptual is None,
             '--perceptual: is for pictures of the size that the network was trained with; leave it out with --geometry '
             'hole, which scores pictures at their own size')

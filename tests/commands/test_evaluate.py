@@ -321,6 +321,7 @@ def test_foreign_pictures_in_the_scored_folders_are_an_error_before_anything_run
     (['--deterministic=True'], '--deterministic'),
     (['--keep_size'], '--keep_size'),
     (['--geometry', 'hole', '--perceptual'], '--perceptual'),
+    (['--mask', 'alpha'], '--mask alpha'),
     (['--sample_num', '0'], '--sample_num 0'),
 ])
 def test_options_that_cannot_be_scored_are_errors(folder, more, message):
