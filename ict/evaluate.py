@@ -24,6 +24,7 @@ from ict import files, options
 from ict.command import SOME_FAILED, call, run
 from ict.data import geometry, images
 from ict.errors import UserError, require
+from ict.lock import locked
 from ict.log import log
 from ict.options import positive
 from ict.runs import inputs, manifest, metrics, perceptual, report
@@ -224,10 +225,15 @@ def main(argv: list[str]) -> int:
     pictures.quiet = True  # run.py says the same
     view = inputs.View.from_args(options.chosen(ViewFlags, args))
     evaluation = Evaluation(output_dir, pictures, view, args.sample_num, features)
-    refuse_foreign_files(evaluation)
+    with locked(output_dir, '--save_place'):
+        refuse_foreign_files(evaluation)
+        return evaluate(evaluation, args, further)
 
+
+def evaluate(evaluation: Evaluation, args: argparse.Namespace, further: list[str]) -> int:
+    """Complete and score all pictures; the exit status."""
     # Completions
-    worst = 0
+    output_dir, pictures, worst = evaluation.output_dir, evaluation.pictures, 0
     for folder, own, what in (
             (SAMPLES, ['--sample_num', str(args.sample_num)], f'{args.sample_num} samples'),
             (DETERMINISTIC, ['--deterministic', 'True'], 'the deterministic completion')):

@@ -21,7 +21,7 @@ from ict.runs import inputs
 from ict.runs.config import Given
 from ict.training import mask_sources
 from run import arguments
-from tests.conftest import DEVICE, command, photograph
+from tests.conftest import DEVICE, command, module, photograph
 from tests.pictures import GREY, RGB, encoded, exif, noise, places, png, upright
 from Transformer import infer as stage_1
 
@@ -298,13 +298,18 @@ def test_run_takes_the_transparent_part_by_itself_and_only_where_there_is_one(tm
         inputs.find('i', '--input', 'alpha', '--mask', 10 ** 6, 's')
 
 
-def test_a_second_run_in_a_save_place_ends_before_it_changes_a_prior(tiny, tmp_path):
+def test_a_second_run_or_evaluation_in_a_save_place_ends_before_it_changes_anything(tiny, tmp_path):
     place = places(tmp_path)
     (place['images'] / 'a.png').write_bytes(IMAGE)
     (place['masks'] / 'a.png').write_bytes(MASK)
-    place['save'].mkdir(exist_ok=True)
+    unfinished = place['save'] / 'results' / '.part-a.png'  # of the first
+    unfinished.parent.mkdir(parents=True)
+    unfinished.touch()
+    shared = ['--transformer_ckpt', tiny['transformer'], '--upsample_ckpt', tiny['generator'], '--save_place',
+              place['save']]
     with locked(place['save'], '--save_place'):  # as a run in its stage 2 does
-        done = command('run.py', '--transformer_ckpt', tiny['transformer'], '--upsample_ckpt', tiny['generator'],
-                       '--input_image', place['images'], '--input_mask', place['masks'], '--save_place', place['save'])
-    assert done.returncode == 2 and f'error: --save_place {place["save"]}: is in use by another run' in done.stderr
-    assert not list(place['save'].rglob('*.png'))
+        for done in (command('run.py', '--input_image', place['images'], '--input_mask', place['masks'], *shared),
+                     module('ict.evaluate', '--input', place['images'], '--mask', place['masks'], *shared)):
+            assert done.returncode == 2
+            assert f'error: --save_place {place["save"]}: is in use by another run' in done.stderr
+        assert unfinished.exists() and not list(place['save'].rglob('a*.png'))
