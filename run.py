@@ -6,6 +6,7 @@ completes one's own with the bundled demo checkpoints.
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,14 @@ from ict.command import SOME_FAILED, run, supervised, working_on
 from ict.device import runtime
 from ict.errors import require
 from ict.lock import locked
-from ict.options import positive
+from ict.options import Given, positive
 from ict.runs import inputs
-from ict.runs.config import ComputeConfig, Given, OutputConfig, Paths, SourceConfig, ViewFlags, add_compute
+from ict.runs.config import ComputeConfig, add_compute
 from Transformer import infer as stage_1
 
 SAMPLES, SAMPLE_MASKS = ROOT / 'images' / 'samples', ROOT / 'mask' / 'testing_mask_dataset'
 DEMO_SAMPLES = 3
 PRIORS = 'AP'
-NAMES = ('transformer_ckpt', 'input_image', 'input_mask', 'save_place', 'sample_num')  # of ``Paths``
 
 
 def arguments(argv: list[str]) -> Any:
@@ -59,7 +59,7 @@ def arguments(argv: list[str]) -> Any:
     if not args.input_image:
         args.input_image, args.input_mask = str(SAMPLES), str(SAMPLE_MASKS)
     if not args.input_mask:
-        args.input_mask = inputs.without_masks(args.input_image, '--input_image', '--input_mask', args.max_pixels,
+        args.input_mask = inputs.without_masks(Given.from_args(args, 'input_image'), '--input_mask', args.max_pixels,
                                                args.save_place)
     if args.keep_size and args.geometry is None:
         args.geometry = 'resize'
@@ -69,21 +69,18 @@ def arguments(argv: list[str]) -> Any:
 
 
 def configs(args: Any) -> tuple[stage_1.InferConfig, stage_2.InferConfig]:
-    """What each stage is told."""
-    given = Paths.from_args(args, NAMES)
-    priors = Given(str(Path(args.save_place) / PRIORS), given.output.option)
-    source = SourceConfig(given.images, given.masks, options.chosen(ViewFlags, args), (args.save_place,))
-    compute = ComputeConfig(args.batch_size, args.amp_level, args.device_target, args.device_id)
-    first = stage_1.InferConfig(
-        given.ckpt, source, OutputConfig(priors, given.n_results, args.overwrite),
-        stage_1.ModelFlags(n_head=args.n_head, prior_size=args.prior_size, GELU_2=args.GELU_2, kmeans=args.kmeans),
-        options.chosen(stage_1.SamplingFlags, args), compute)
-    second = stage_2.InferConfig(
-        Given(args.upsample_ckpt, '--upsample_ckpt'), source, priors,
-        OutputConfig(given.output, given.n_results, args.overwrite),
-        stage_2.PaintingFlags(args.padding, args.keep_size, args.visualize, args.test_only, args.save_format,
-                              prior_size=args.prior_size), compute)
-    return first, second
+    """The configuration of each stage."""
+    given = partial(Given.from_args, args)
+    shared: dict[str, Any] = {
+        'images': given('input_image'), 'masks': given('input_mask'), 'n_results': given('sample_num'),
+              'view': options.chosen(inputs.ViewFlags, args), 'overwrite': args.overwrite, 'skip': (args.save_place,),
+              'compute': options.chosen(ComputeConfig, args, distributed=False)}
+    priors = Given(str(Path(args.save_place) / PRIORS), '--save_place')
+    return (stage_1.InferConfig(ckpt=given('transformer_ckpt'), output=priors,
+                                model=options.chosen(stage_1.ModelFlags, args, n_layer=None, n_embd=None),
+                                sampling=options.chosen(stage_1.SamplingFlags, args), **shared),
+            stage_2.InferConfig(ckpt=given('upsample_ckpt'), output=given('save_place'), prior=priors,
+                                painting=options.chosen(stage_2.PaintingFlags, args, image_size=256), **shared))
 
 
 def main(argv: list[str]) -> int:
@@ -91,16 +88,16 @@ def main(argv: list[str]) -> int:
     first, second = configs(args)
     # check both stages before either starts; the last check makes the output folder
     stage_2.prepare(second, with_priors=False)
-    job = stage_1.prepare(first)
+    sampling = stage_1.prepare(first)
     device_target = runtime.choose(args.device_target, args.device_id)
     # stage 1
     working_on('stage 1')
     with locked(Path(args.save_place), '--save_place'):  # stage 2 of another run may be reading the priors
-        status = stage_1.execute(job, device_target)
+        status = sampling.execute(device_target)
     # stage 2
     if status in (0, SOME_FAILED):
         working_on('stage 2')
-        status = max(status, stage_2.execute(stage_2.prepare(second), device_target))
+        status = max(status, stage_2.prepare(second).execute(device_target))
     if status in (0, SOME_FAILED) and not args.test_only:
         print(f'results: {Path(args.save_place).resolve()}')
     return status

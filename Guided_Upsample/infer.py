@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,28 +25,17 @@ from Guided_Upsample.models.config import PADDINGS, GeneratorConfig
 from ict import checkpoint, files, options
 from ict.command import run
 from ict.data import encode, geometry, images, pairs
-from ict.device import parallel, runtime
+from ict.device import runtime
 from ict.errors import UserError, require
-from ict.lock import locked
-from ict.options import positive
+from ict.options import Given, positive
 from ict.runs import inputs, manifest, metrics, report
-from ict.runs.config import (
-    ComputeConfig,
-    Given,
-    OutputConfig,
-    Paths,
-    SourceConfig,
-    ViewFlags,
-    add_compute,
-    add_distributed,
-)
-from ict.runs.plan import Part, Result, Run, Task, sweep
-from ict.runs.scores import Scores
+from ict.runs.config import ComputeConfig, RunConfig, add_compute, add_distributed
+from ict.runs.scores import Key, Scores
+from ict.runs.stage import Part, Result, Stage, Task, frame_names
 
 TEST = 2
 COMPARISON = 'comparison.png'
 _COMPARISON_ROWS = 12
-NAMES = ('ckpt_path', 'input', 'mask', 'save_path', 'condition_num')  # of ``Paths``
 
 
 # ---- options
@@ -118,15 +108,11 @@ class PaintingFlags:
 
 
 @dataclass(frozen=True)
-class InferConfig:
-    """Everything that one run of stage 2 is told."""
+class InferConfig(RunConfig):
+    """A run of stage 2."""
 
-    ckpt: Given
-    source: SourceConfig
     prior: Given
-    output: OutputConfig
     painting: PaintingFlags
-    compute: ComputeConfig
 
 
 # ---- the model and what it makes of a picture
@@ -148,12 +134,12 @@ class Model:
         """
         path, option = find_generator(given), given.option
         ckpt = checkpoint.read(path, option).expect('Generator', option)
-        return cls(ckpt, GeneratorConfig.from_checkpoint(ckpt, padding))
+        return cls(ckpt, GeneratorConfig.from_checkpoint(ckpt, {'padding': padding}))
 
     def load(self, batch_size: int, amp_level: str) -> Any:
         """The generator with its weights; imports MindSpore."""
-        from Guided_Upsample.models.inpaint import Inpainter, load
-        return Inpainter(load(self.ckpt, self.config), batch_size, amp_level)
+        from Guided_Upsample.models.inpaint import Inpainter
+        return Inpainter.from_checkpoint(self.ckpt, self.config, batch_size, amp_level)
 
 
 def find_generator(given: Given) -> Path:
@@ -214,14 +200,47 @@ def composed(native: np.ndarray, frames: Sequence[Frame], painted: Sequence[np.n
 # ---- a run over files
 
 
-class PaintingStage:
-    """Stage 2 as the steps of a ``Run``: pictures, masks and priors in, results and scores out."""
+@dataclass(frozen=True)
+class Priors:
+    """What stage 1 has made.
 
-    def __init__(self, job: Job) -> None:
-        self.pictures, self.view, self.output_dir = job.pictures, job.view, job.output_dir
-        self.flags, self.conditions, self.made, self.priors = job.config.painting, job.conditions, job.made, job.priors
-        self.inpainter: Any = None
-        self._last: tuple[int, list[Frame]] | None = None
+    Attributes:
+        folders: condition_1, ...: one for each result of a picture; none before stage 1 has run.
+        manifest: stage 1's, if there is one.
+        lines: what stage 1 has noted of each result.
+    """
+
+    folders: Sequence[Path] = ()
+    manifest: dict[str, Any] | None = None
+    lines: dict[Key, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def find(cls, given: Given, n_results: Given) -> Priors:
+        """What is in stage 1's folder; a UserError where that are not priors for ``n_results``."""
+        require(os.path.isdir(given.value), f"{given}: no such folder; give stage 1's --save_url")
+        folders = pairs.condition_folders(*given)
+        require(len(folders) >= n_results.value, f'{n_results}: {given} holds only {len(folders)}')
+        return cls(folders[:n_results.value], manifest.read(given.value, manifest.STAGE_1),
+                   Scores(Path(given.value)).lines)
+
+    def line(self, picture: str, k: int) -> dict[str, Any]:
+        """Stage 1's line about result ``k`` of a picture, {} where there is none."""
+        return self.lines.get((picture, k), {})
+
+    def paths(self, picture: str, k: int, n_frames: int) -> list[Path]:
+        """The prior of each frame."""
+        return [self.folders[k] / f'{name}.png' for name in frame_names(picture, n_frames)]
+
+
+class PaintingStage(Stage):
+    """Stage 2 as a run over files: pictures, masks and priors in, results and scores out."""
+
+    noun = 'result'
+
+    def __init__(self, config: InferConfig, model: Model, pictures: inputs.Inputs, view: inputs.View,
+                 made_by: manifest.Manifest, priors: Priors) -> None:
+        super().__init__(config, pictures, view, made_by, keeps=not config.painting.test_only)
+        self.flags, self.model, self.priors = config.painting, model, priors
 
     def sources(self, task: Task, digests: dict[str, str]) -> dict[str, str]:
         """Picture, mask and prior.
@@ -229,37 +248,26 @@ class PaintingStage:
         Raises:
             UserError: stage 1's manifest says that the prior was made of another picture or mask.
         """
-        picture = self.pictures.id(task.i)
-        if self.made is not None:
-            entry = self.made['pictures'].get(picture)
-            require(entry is not None, f'{self.pictures.pictures.path(task.i)}: stage 1 has made no prior of it')
+        picture, path = self.pictures.id(task.i), self.pictures.pictures.path(task.i)
+        if self.priors.manifest is not None:
+            entry = self.priors.manifest['pictures'].get(picture)
+            require(entry is not None, f'{path}: stage 1 has made no prior of it')
             other = manifest.other_source(entry, digests)
-            require(other is None, f'{self.pictures.pictures.path(task.i)}: its prior was made from another {other}; '
-                                   f'run stage 1 again')
-        n_frames = self.priors.lines.get((picture, task.k), {}).get('frames', 1)
-        paths = self.prior_paths(task, n_frames)
+            require(other is None, f'{path}: its prior was made from another {other}; run stage 1 again')
+        paths = self.priors.paths(picture, task.k, self.priors.line(picture, task.k).get('frames', 1))
         return {**digests, 'prior_digest': ' '.join(map(manifest.file_digest, paths))}
-
-    def prior_paths(self, task: Task, n_frames: int) -> list[Path]:
-        """Stage 1's files for a result."""
-        picture = self.pictures.id(task.i)
-        names = [picture] if n_frames == 1 else [f'{picture}@{number + 1}' for number in range(n_frames)]
-        return [self.conditions[task.k] / f'{name}.png' for name in names]
 
     def paths(self, task: Task, n_frames: int = 1) -> list[Path]:
         """<id>_<k>.png, or what else --save_format asks for."""
-        return [result_path(self.output_dir, self.pictures.id(task.i), task.k, self.flags.save_format)]
+        ending = encode.FORMAT_ENDINGS[self.flags.save_format]
+        return [self.output_dir / f'{self.pictures.id(task.i)}_{task.k}{ending}']
 
-    def read(self, task: Task) -> list[Frame]:
-        """The picture's frames, decoded once for all its results, with the priors of this one."""
-        if self._last is None or self._last[0] != task.i:
-            self._last = None
-            self._last = task.i, self.decoded(task.i)
-        frames = self._last[1]
-        return [frame._replace(prior=read_prior(path, self.flags)) for frame, path in
-                zip(frames, self.prior_paths(task, len(frames)), strict=True)]
+    def all_paths(self) -> Iterator[Path]:
+        yield from super().all_paths()
+        if self.flags.visualize:
+            yield self.output_dir / COMPARISON
 
-    def decoded(self, i: int) -> list[Frame]:
+    def decode(self, i: int) -> list[Frame]:
         """The picture's frames, still without priors."""
         picture, grey = self.pictures.read(i, self.view)
         path, size = self.pictures.pictures.path(i), geometry.size_of(picture.rgb)
@@ -271,6 +279,15 @@ class PaintingStage:
         require(len(frames) == 1 or keeps_size, f'{path}: has {len(frames)} holes far apart, each with a frame of its '
                                                 f'own; add --keep_size')
         return [frame._replace(picture=picture) for frame in frames]
+
+    def read(self, task: Task) -> list[Frame]:
+        """The picture's frames with the priors of this result."""
+        frames = super().read(task)
+        paths = self.priors.paths(self.pictures.id(task.i), task.k, len(frames))
+        return [frame._replace(prior=read_prior(path, self.flags)) for frame, path in zip(frames, paths, strict=True)]
+
+    def load(self, batch_size: int) -> None:
+        self.inpainter = self.model.load(batch_size, self.config.compute.amp_level)
 
     def compute(self, parts: Sequence[Part]) -> list[np.ndarray]:
         """Painted pictures (S, S, 3) float32 in [0, 1], everywhere."""
@@ -284,12 +301,61 @@ class PaintingStage:
         scores = {'hole': float(hole.mean()), **metrics.all_of(result, original / np.float32(255), hole)}
         [path] = self.paths(task)
         picture = frames[0].picture
-        assert picture is not None  # ``decoded`` sets it
+        assert picture is not None  # ``decode`` sets it
         pixels = composed(picture.native, frames, painted) if self.flags.keep_size else eight_bit(result)
         for lost in encode.losses(pixels, self.flags.save_format, picture.exif):
             self.pictures.say(f'{path}: {lost}')
         content = encode.encode(pixels, self.flags.save_format, picture.icc_profile, picture.exif)
         return Result(scores, {path: content})
+
+    def report(self) -> None:
+        """metrics.csv, metrics_by_hole.csv, the published console line and the comparison, of new and kept results."""
+        rows = []
+        for task, line in self.finished():
+            picture = self.pictures.id(task.i)
+            rows.append({'id': picture, 'result': task.k, **{name: line[name] for name in ('hole', *metrics.NAMES)},
+                         'log_likelihood': self.priors.line(picture, task.k).get('log_likelihood', '')})
+        if rows:
+            write_metrics(self.output_dir, rows)
+        if self.flags.visualize:
+            self.compare()
+
+    def compare(self) -> None:
+        """The comparison picture of the first pictures whose results are all there."""
+        size = self.flags.image_size
+        rows: list[list[np.ndarray]] = []
+        for i in range(len(self.pictures)):
+            if len(rows) == _COMPARISON_ROWS:
+                break
+            if self.pictures.id(i) in self.outcome.failures:
+                continue
+            try:
+                frames = self.decode(i)
+                results = [images.load_rgb(self.paths(Task(i, k))[0], self.config.view.max_pixels)
+                           for k in range(self.n_results)]
+            except UserError:  # it failed on another rank
+                continue
+            for frame in frames[:_COMPARISON_ROWS - len(rows)]:
+                box = frame.box if self.flags.keep_size else None
+                shown = [one if box is None else images.bicubic(geometry.cut(one, box), size, size) for one in results]
+                rows.append([frame.original, np.where(frame.hole[..., None], np.uint8(255), frame.original), *shown])
+        if rows:
+            titles = ['original', 'masked', *('completed' if self.n_results == 1 else f'completed {k + 1}'
+                                              for k in range(self.n_results))]
+            images.write_png(self.output_dir / COMPARISON, report.sheet(rows, titles))
+            print(f'comparison: {self.output_dir / COMPARISON}')
+
+
+def write_metrics(output_dir: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """metrics.csv, metrics_by_hole.csv and the published console line."""
+    report.write_csv(output_dir / 'metrics.csv', rows)
+    report.write_csv(output_dir / 'metrics_by_hole.csv', report.means_by_hole(rows))
+    means = metrics.means(rows)
+    print(f'PSNR: {means["psnr"]:.6f}, MAE: {means["mae"]:.9f}')
+    print(f'SSIM: {means["ssim"]:.6f}, L1 in the hole: {means["l1_hole"]:.3f} levels, {len(rows)} results in '
+          f'{output_dir}')
+    if n_identical := metrics.n_identical(rows):
+        print(f'{n_identical} of {len(rows)} results equal their originals and are left out of the mean PSNR')
 
 
 def eight_bit(result: np.ndarray) -> np.ndarray:
@@ -303,45 +369,17 @@ def enlarged(prior: np.ndarray, image_size: int) -> np.ndarray:
 
 
 def read_prior(path: Path, flags: PaintingFlags) -> np.ndarray:
-    """A prior enlarged to (S, S, 3) uint8, bicubic as published.
-
-    Raises:
-        UserError: missing, unreadable or not square.
-    """
+    """A prior enlarged to (S, S, 3) uint8; a UserError where it is missing, unreadable or not square."""
     require(os.path.isfile(path), f'{path}: no such prior; run stage 1 on this picture')
     small = images.load_rgb(path)
-    if small.shape[0] != small.shape[1] or (flags.prior_size and small.shape[0] != flags.prior_size):
+    height, width = geometry.size_of(small)
+    if height != width or (flags.prior_size and height != flags.prior_size):
         wanted = f'{flags.prior_size} x {flags.prior_size}' if flags.prior_size else 'square'
-        raise UserError(f'{path}: a prior is {wanted}; this one is {small.shape[1]} x {small.shape[0]}')
+        raise UserError(f'{path}: a prior is {wanted}; this one is {width} x {height}')
     return enlarged(small, flags.image_size)
 
 
-def result_path(output_dir: Path, picture: str, k: int, save_format: str) -> Path:
-    """Where result ``k`` (from 0) of a picture goes."""
-    return output_dir / f'{picture}_{k}{encode.FORMAT_ENDINGS[save_format]}'
-
-
-@dataclass(frozen=True)
-class Job:
-    """A checked configuration.
-
-    Attributes:
-        conditions: where the priors are, a folder for each result of a picture; empty while there are none yet.
-        made: stage 1's manifest, if there is one; priors: its scores.
-    """
-
-    config: InferConfig
-    model: Model
-    pictures: inputs.Inputs
-    view: inputs.View
-    output_dir: Path
-    conditions: list[Path]
-    made: dict[str, Any] | None
-    priors: Scores
-    manifest: manifest.Manifest
-
-
-def prepare(config: InferConfig, with_priors: bool = True) -> Job:
+def prepare(config: InferConfig, with_priors: bool = True) -> PaintingStage:
     """Everything that can be wrong with options and files, before MindSpore is imported.
 
     Args:
@@ -350,47 +388,40 @@ def prepare(config: InferConfig, with_priors: bool = True) -> Job:
     Raises:
         UserError: see above; nothing has been written then but the output folder.
     """
-    model = Model.from_checkpoint(config.ckpt, config.painting.padding)
-    output_dir, n_results = Path(config.output.folder.value), config.output.n_results.value
-    conditions, made = [], None
-    if with_priors:
-        require(os.path.isdir(config.prior.value), f"{config.prior}: no such folder; give stage 1's --save_url")
-        conditions = pairs.condition_folders(*config.prior)[:n_results]
-        require(len(conditions) == n_results, f'{config.output.n_results}: {config.prior} holds only '
-                                              f'{len(conditions)}')
-        made = manifest.read(config.prior.value, manifest.STAGE_1)
-    view = agreed_view(config, made)
-    pictures = config.source.find(str(output_dir), *([config.prior.value] if with_priors else []))
-    pictures.quiet = made is not None  # stage 1 has said what can't be represented
-    keeps = not config.painting.test_only
-    if keeps:
-        pictures.refuse_to_overwrite(outputs(output_dir, pictures, config), str(config.output.folder),
-                                     (place / f'{pictures.id(i)}.png' for place in conditions
-                                      for i in range(len(pictures))))
+    output_dir, flags = Path(config.output.value), config.painting
+    model = Model.from_checkpoint(config.ckpt, flags.padding)
+    priors = Priors.find(config.prior, config.n_results) if with_priors else Priors()
+    view = agreed_view(config, priors.manifest)
+    pictures = config.inputs(*([config.prior.value] if with_priors else []))
+    pictures.quiet = priors.manifest is not None  # stage 1 has said what can't be represented
     made_by = manifest.Manifest(output_dir, manifest.STAGE_2, {
-        'checkpoint': model.ckpt.digest(), 'padding': model.config.padding, 'image_size': config.painting.image_size,
-        **vars(view), 'keep_size': config.painting.keep_size,
-        'save_format': config.painting.save_format, 'amp_level': config.compute.amp_level},
-        config.output.overwrite)
-    if keeps and not config.output.overwrite:
-        made_by.refuse_leftovers(result_path(output_dir, pictures.id(i), 0, config.painting.save_format)
-                                 for i in range(len(pictures)))
+        'checkpoint': model.ckpt.digest(), 'padding': model.config.padding, 'image_size': flags.image_size,
+        **vars(view), 'keep_size': flags.keep_size, 'save_format': flags.save_format,
+        'amp_level': config.compute.amp_level}, config.overwrite)
+    stage = PaintingStage(config, model, pictures, view, made_by, priors)
+    if stage.keeps:
+        numbers = range(len(pictures))
+        stage.refuse_folder((path for k in range(len(priors.folders)) for i in numbers
+                             for path in priors.paths(pictures.id(i), k, 1)),
+                            (stage.paths(Task(i, 0))[0] for i in numbers))
     if with_priors:
-        files.output_folder(output_dir, config.output.folder.option)
-    return Job(config, model, pictures, view, output_dir, conditions, made,
-               Scores(Path(config.prior.value) if with_priors else None), made_by)
+        files.output_folder(*config.output)
+    return stage
 
 
 def agreed_view(config: InferConfig, made: dict[str, Any] | None) -> inputs.View:
     """How stage 1 saw the pictures, which stage 2 must do too.
 
+    Args:
+        made: stage 1's manifest.
+
     Raises:
-        UserError: an option contradicts stage 1's manifest.
+        UserError: an option contradicts it.
     """
     keep_size = config.painting.keep_size
     theirs = made['settings'] if made is not None else {}
-    view = inputs.View.from_args(config.source.view, theirs.get('mask_mode') or 'sealed',
-                          theirs.get('geometry') or ('resize' if keep_size else 'crop'))
+    view = inputs.View.from_flags(config.view, theirs.get('mask_mode') or 'sealed',
+                                  theirs.get('geometry') or ('resize' if keep_size else 'crop'))
     for key, value in vars(view).items():
         require(theirs.get(key) in (None, value),
                 f'--{key} {value} contradicts the priors in {config.prior.value}, made with {key} {theirs.get(key)}; '
@@ -399,102 +430,15 @@ def agreed_view(config: InferConfig, made: dict[str, Any] | None) -> inputs.View
     return view
 
 
-def outputs(output_dir: Path, pictures: inputs.Inputs, config: InferConfig) -> Iterator[Path]:
-    """Every picture that may be written."""
-    if config.painting.visualize:
-        yield output_dir / COMPARISON
-    for i in range(len(pictures)):
-        for k in range(config.output.n_results.value):
-            yield result_path(output_dir, pictures.id(i), k, config.painting.save_format)
-
-
-def execute(job: Job, device_target: str) -> int:
-    """Paint and score what is not finished yet; the exit status."""
-    compute, flags, output_dir = job.config.compute, job.config.painting, job.output_dir
-    rank, ranks = parallel.rank() if compute.distributed else (0, 1)
-    keeps = not flags.test_only
-    stage = PaintingStage(job)
-    with locked(output_dir, job.config.output.folder.option):
-        # plan
-        if rank == 0:
-            sweep(output_dir, lambda: iter({(output_dir / name).parent for name in job.pictures.ids()}))
-        work = Run(job.pictures, stage, job.manifest, Scores(output_dir if keeps else None, rank),
-                   job.config.output.n_results.value, keeps, rank, ranks)
-        tasks = work.plan(job.config.output.overwrite, 'results')
-        if rank == 0 and keeps:
-            job.manifest.write()
-        # paint
-        try:
-            if tasks or compute.distributed:
-                runtime.start(device_target, compute.device_id, compute.distributed)
-                work.require_same_on_all_ranks(job.config.source, job.config.ckpt)
-                stage.inpainter = job.model.load(runtime.rows_at_once(compute.batch_size), compute.amp_level)
-                with work.bar(tasks, 'result') as bar:
-                    work.work(tasks, compute.batch_size, bar)
-        finally:
-            work.finish(compute.distributed)
-            # report
-            if rank == 0:
-                write_metrics(work, job)
-        if rank == 0 and flags.visualize and keeps:
-            compare(work, stage)
-        status = work.outcome.status()
-        parallel.wait_for_all(compute.distributed)  # msrun ends the others when one has left
-        return status
-
-
-def write_metrics(work: Run, job: Job) -> None:
-    """metrics.csv, metrics_by_hole.csv and the published console line, of new and kept results."""
-    rows = []
-    for task, line in work.finished():
-        key = job.pictures.id(task.i), task.k
-        rows.append({'id': key[0], 'result': task.k, **{name: line[name] for name in ('hole', *metrics.NAMES)},
-                     'log_likelihood': job.priors.lines.get(key, {}).get('log_likelihood', '')})
-    if not rows:
-        return
-    report.write_metrics(job.output_dir / 'metrics.csv', job.output_dir / 'metrics_by_hole.csv', rows)
-    means = metrics.means(rows)
-    print(f'PSNR: {means["psnr"]:.6f}, MAE: {means["mae"]:.9f}')
-    print(f'SSIM: {means["ssim"]:.6f}, L1 in the hole: {means["l1_hole"]:.3f} levels, {len(rows)} results in '
-          f'{job.output_dir}')
-    if n_identical := metrics.n_identical(rows):
-        print(f'{n_identical} of {len(rows)} results equal their originals and are left out of the mean PSNR')
-
-
-def compare(work: Run, stage: PaintingStage) -> None:
-    """The comparison picture of the first pictures whose results are all there."""
-    rows: list[list[np.ndarray]] = []
-    for i in range(len(work.inputs)):
-        if len(rows) == _COMPARISON_ROWS:
-            break
-        if work.inputs.id(i) in work.outcome.failures:
-            continue
-        try:
-            frames = stage.decoded(i)
-            results = [images.load_rgb(stage.paths(Task(i, k))[0], work.inputs.max_pixels)
-                       for k in range(work.n_results)]
-        except UserError:  # it failed on another rank
-            continue
-        size = stage.flags.image_size
-        for frame in frames[:_COMPARISON_ROWS - len(rows)]:
-            box = frame.box if stage.flags.keep_size else None
-            shown = [one if box is None else images.bicubic(geometry.cut(one, box), size, size) for one in results]
-            rows.append([frame.original, np.where(frame.hole[..., None], np.uint8(255), frame.original), *shown])
-    if rows:
-        titles = ['original', 'masked', *('completed' if work.n_results == 1 else f'completed {k + 1}'
-                                          for k in range(work.n_results))]
-        images.write_png(stage.output_dir / COMPARISON, report.sheet(rows, titles))
-        print(f'comparison: {stage.output_dir / COMPARISON}')
-
-
 def main(argv: list[str]) -> int:
     args = arguments(argv)
-    given = Paths.from_args(args, NAMES)
-    job = prepare(InferConfig(
-        given.ckpt, SourceConfig(given.images, given.masks, options.chosen(ViewFlags, args)),
-        Given(args.prior, '--prior'), OutputConfig(given.output, given.n_results, args.overwrite),
-        options.chosen(PaintingFlags, args), options.chosen(ComputeConfig, args)))
-    return execute(job, runtime.choose(args.device_target, args.device_id, args.distributed))
+    given = partial(Given.from_args, args)
+    stage = prepare(InferConfig(
+        ckpt=given('ckpt_path'), images=given('input'), masks=given('mask'), output=given('save_path'),
+        n_results=given('condition_num'), overwrite=args.overwrite, skip=(),
+        view=options.chosen(inputs.ViewFlags, args), compute=options.chosen(ComputeConfig, args), prior=given('prior'),
+        painting=options.chosen(PaintingFlags, args)))
+    return stage.execute(runtime.choose(args.device_target, args.device_id, args.distributed))
 
 
 if __name__ == '__main__':

@@ -26,9 +26,8 @@ from ict.command import run
 from ict.data import codebook, images
 from ict.device import parallel, runtime
 from ict.errors import UserError, require
-from ict.options import positive
+from ict.options import Given, positive
 from ict.runs import metrics, report
-from ict.runs.config import Given
 from ict.training import checkpointer, loader, loop, losses, train_options
 from ict.training.epoch_sampler import EpochSampler
 from ict.training.mask_sources import MASK_SOURCES, PairedFile, Strokes
@@ -69,7 +68,6 @@ def arguments(argv: list[str]) -> Any:
     add('--D2G_lr', type=float, default=0.1, help="the discriminator's learning rate over the generator's")
     add('--beta1', type=float, default=0.9, help="Adam's decay of the first moments")
     add('--beta2', type=float, default=0.9, help="Adam's decay of the second moments")
-    losses.add_options(parser, config.LOSSES)
     add('--rim_weight', type=float, default=0.0,
         help='a pixel of the hole counts 1 + this x exp(-(d - 1) / 2.5) times in L1, d pixels from a known one')
     add('--padding', choices=config.PADDINGS, default=None,
@@ -80,10 +78,9 @@ def arguments(argv: list[str]) -> Any:
         help="blocks in the middle of the generator (default: the checkpoint's, else 8)")
     add('--init', choices=('published', 'structured'), default='published',
         help='structured: starts as a network that paints the enlarged prior, shifted towards the pixels around')
-    train_options.add_options(parser)
+    train_options.add_options(parser, config.LOSSES)
     args = parser.parse_args(argv)
-    train_options.check_options(args)
-    losses.check_options(args, config.LOSSES)
+    train_options.check_options(args, config.LOSSES)
     positive(args, 'image_size', 'prior_size', 'prior_random_degree', 'max_iteration', 'base_channels',
              'residual_blocks')
     positive(args, 'rim_weight', least=0)
@@ -131,19 +128,14 @@ def starting_point(folder: str, resume: bool, adversarial: bool) -> checkpointer
         return checkpointer.StartingPoint()
     kinds = {GEN: 'Generator'} | ({DIS: 'Discriminator'} if adversarial else {})
     paths = dict(zip(kinds, find_checkpoints(folder, tuple(kinds), resume), strict=True))
-    state = checkpointer.find_state(paths[GEN]) if resume else None
-    weights = {}
-    for name, path in paths.items():
-        ckpt = checkpoint.read(path, '--ckpt_path') if state is None or path.is_file() else \
-            checkpointer.weights_in(state, name)
-        weights[name] = ckpt.expect(kinds[name], '--ckpt_path')
+    start = checkpointer.StartingPoint.from_files(paths, kinds, with_state=resume)
     if adversarial:
-        checkpoint.check(weights[DIS], config.DISCRIMINATOR)
-        steps = [ckpt.metadata.get('step') for ckpt in weights.values()]
-        require(state is not None or steps[0] == steps[1],
+        checkpoint.check(start.weights[DIS], config.DISCRIMINATOR)
+        steps = [ckpt.metadata.get('step') for ckpt in start.weights.values()]
+        require(start.state is not None or steps[0] == steps[1],
                 f'--ckpt_path {folder}: the generator is of step {steps[0]}, the discriminator of step {steps[1]}; '
                 f'bring two of one step together')
-    return checkpointer.StartingPoint(weights, state)
+    return start
 
 
 def network_config(flags: dict[str, Any], start: checkpointer.StartingPoint) -> config.GeneratorConfig:
@@ -155,15 +147,9 @@ def network_config(flags: dict[str, Any], start: checkpointer.StartingPoint) -> 
     Raises:
         UserError: a flag contradicts the checkpoint.
     """
-    given = {name: value for name, value in flags.items() if value is not None}
-    if GEN not in start.weights:
-        return config.GeneratorConfig(**given)
-    weights = start.weights[GEN]
-    generator = config.GeneratorConfig.from_checkpoint(weights, flags['padding'])
-    for name, value in given.items():
-        own = getattr(generator, name)
-        require(value == own, f'--{name} {value} contradicts {weights.path}, which has {own}; leave the flag out')
-    return generator
+    if GEN in start.weights:
+        return config.GeneratorConfig.from_checkpoint(start.weights[GEN], flags)
+    return config.GeneratorConfig(**{name: value for name, value in flags.items() if value is not None})
 
 
 @dataclass(frozen=True)
@@ -208,15 +194,11 @@ class Trainer:
 
 @dataclass(frozen=True)
 class HeldBack:
-    """What a validation scores; ``best_by``, see ``LoopConfig``."""
+    """What a validation scores."""
 
     source: dataset.Source
     batch_size: int
     output_dir: Path
-
-    @property
-    def best_by(self) -> str:
-        return sources.best_by(self.source)
 
     def score(self, inpainter: Inpainter, sheet: str, highest: float = math.inf) -> dict[str, float]:
         """Mean PSNR (each at most ``highest``), MAE and SSIM; writes the first pictures to the file ``sheet``."""
@@ -254,6 +236,23 @@ def test(weights: checkpoint.Checkpoint, generator: config.GeneratorConfig, held
     return 0
 
 
+def build(args: Any, gen_config: config.GeneratorConfig, vgg_weights: checkpoint.Checkpoint | None,
+          structured: bool) -> tuple[TrainStep, dict[str, checkpointer.TrainedNetwork]]:
+    """Both networks with their first weights, and the step that trains them; imports MindSpore."""
+    from Guided_Upsample.models import networks, structured_init, vgg
+    from Guided_Upsample.models.step import TrainConfig, TrainStep
+    rng = np.random.default_rng([args.seed, 0])
+    generator = networks.Generator(gen_config.residual_blocks, gen_config.base_channels, gen_config.padding, rng=rng)
+    discriminator = networks.Discriminator(3, rng=rng)
+    if structured:
+        structured_init.start_structured(generator)
+    step = TrainStep(generator, discriminator, vgg.load(vgg_weights) if vgg_weights is not None else None,
+                     TrainConfig.from_args(args))
+    metadata = {'network': 'Generator', 'architecture': gen_config.metadata()}
+    return step, {GEN: checkpointer.TrainedNetwork(generator, step.gen_optimizer, metadata),
+                  DIS: checkpointer.TrainedNetwork(discriminator, step.dis_optimizer, {'network': 'Discriminator'})}
+
+
 def main(argv: list[str]) -> int:
     # Parse the options.
     args = arguments(argv)
@@ -271,11 +270,12 @@ def main(argv: list[str]) -> int:
     # Where pictures, masks and priors are.
     output_dir = files.output_folder(args.save_path, '--save_path')
     example_config = options.chosen(dataset.ExampleConfig, args)
+    given = partial(Given.from_args, args)
     paths = partial(SourcePaths, output_dir=output_dir, invert_mask=args.invert_mask, dilate=args.dilate)
-    training_paths = paths(Given(args.input, '--input'), MASK_SOURCES[args.mask_type], masks=Given(args.mask, '--mask'),
-                           priors=Given(args.prior, '--prior'), cache=trains)
-    held_back_paths = paths(Given(args.val_path, '--val_path'), PairedFile if args.val_mask else Strokes,
-                            masks=Given(args.val_mask, '--val_mask'), priors=Given(args.val_prior, '--val_prior'))
+    training_paths = paths(given('input'), MASK_SOURCES[args.mask_type], masks=given('mask'), priors=given('prior'),
+                           cache=trains)
+    held_back_paths = paths(given('val_path'), PairedFile if args.val_mask else Strokes, masks=given('val_mask'),
+                            priors=given('val_prior'))
 
     # Only score.
     if not trains:
@@ -305,38 +305,27 @@ def main(argv: list[str]) -> int:
         runtime.start(device_target, args.device_id, args.distributed)
 
         # Build the networks.
-        from Guided_Upsample.models import networks, structured_init, vgg
         from Guided_Upsample.models.inpaint import Inpainter
-        from Guided_Upsample.models.step import TrainConfig, TrainStep
-        rng = np.random.default_rng([args.seed, 0])
-        generator = networks.Generator(gen_config.residual_blocks, gen_config.base_channels, gen_config.padding,
-                                       rng=rng)
-        discriminator = networks.Discriminator(3, rng=rng)
-        if args.init == 'structured' and not start.weights:
-            structured_init.start_structured(generator)
-        step = TrainStep(generator, discriminator, vgg.load(vgg_weights) if vgg_weights is not None else None,
-                         TrainConfig.from_args(args))
+        step, trained = build(args, gen_config, vgg_weights, args.init == 'structured' and not start.weights)
 
         # Resume from the checkpoints.
         settings = checkpointer.compared_settings(vars(args) | gen_config.metadata(), _IGNORED, last_step)
         settings |= {'total_batch': epoch_sampler.pictures_per_step, 'pictures': len(source.pictures),
                      'palette': codebook.digest(centres), 'sampled_priors': bool(args.prior)}
-        trained = {
-            GEN: checkpointer.TrainedNetwork(generator, step.gen_optimizer, {
-                'network': 'Generator', 'architecture': gen_config.metadata()}),
-            DIS: checkpointer.TrainedNetwork(discriminator, step.dis_optimizer, {'network': 'Discriminator'})}
         saver = checkpointer.Checkpointer(output_dir, trained, settings, centres, step.extra())
         if args.distributed:
-            saver.require_same_on_all_ranks({'--input': source.pictures, '--mask': source.mask_source.files},
-                                            (last_step, args.save_every, args.val_every), start)
+            saver.require_same_on_all_ranks(
+                {'--input': source.pictures.digest(), '--mask': source.mask_source.digest()},
+                (last_step, args.save_every, args.val_every), start)
         progress = saver.start(start, last_step)
 
         # Train.
-        trainer = Trainer(step, Inpainter(generator, runtime.rows_at_once(args.batch_size)),
+        trainer = Trainer(step, Inpainter(trained[GEN].net, runtime.rows_at_once(args.batch_size)),
                           Schedule(args.lr, args.lr_schedule, args.warmup_steps, last_step), epoch_sampler,
                           args.rim_weight, held_back)
-        loop_config = loop.LoopConfig.from_args(args, last_step, None if held_back is None else held_back.best_by)
-        return loop.fit(loop_config, trainer, epoch_sampler, data_loader, saver, progress)
+        best_by = None if held_back is None else sources.best_by(held_back.source)
+        loop_config = loop.LoopConfig.from_args(args, last_step, best_by)
+        return loop.Loop(loop_config, trainer, epoch_sampler, saver, progress).fit(data_loader)
 
 
 if __name__ == '__main__':

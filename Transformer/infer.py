@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,26 +21,15 @@ from PIL import Image
 from tqdm import tqdm
 
 from ict import checkpoint, files, options
-from ict.command import NOTHING_DONE, run
+from ict.command import run
 from ict.data import codebook, geometry, images
 from ict.data.codebook import Tokenizer
 from ict.device import parallel, runtime
-from ict.errors import UserError, require
-from ict.lock import locked
-from ict.options import positive
+from ict.errors import require
+from ict.options import Given, positive
 from ict.runs import inputs, manifest
-from ict.runs.config import (
-    ComputeConfig,
-    Given,
-    OutputConfig,
-    Paths,
-    SourceConfig,
-    ViewFlags,
-    add_compute,
-    add_distributed,
-)
-from ict.runs.plan import Part, Result, Run, Task, sweep
-from ict.runs.scores import Scores
+from ict.runs.config import ComputeConfig, RunConfig, add_compute, add_distributed
+from ict.runs.stage import Part, Result, Stage, Task, frame_names
 from Transformer.datasets.dataset import published_view
 from Transformer.models import sampling
 from Transformer.models.config import GPTConfig
@@ -48,7 +38,6 @@ from Transformer.models.sampling import Sample, SamplingConfig
 TOP_K, TEMPERATURE = 40, 1.0
 RECOMMENDED_STEPS = 16
 REUSES = ('none', 'hole', 'window')
-NAMES = ('ckpt_path', 'image_url', 'mask_url', 'save_url', 'condition_num')  # of ``Paths``
 
 
 # ---- options
@@ -154,15 +143,11 @@ class SamplingFlags:
 
 
 @dataclass(frozen=True)
-class InferConfig:
-    """Everything that one run of stage 1 is told."""
+class InferConfig(RunConfig):
+    """A run of stage 1."""
 
-    ckpt: Given
-    source: SourceConfig
-    output: OutputConfig
     model: ModelFlags
     sampling: SamplingFlags
-    compute: ComputeConfig
 
 
 # ---- the model and what it makes of a picture
@@ -181,17 +166,13 @@ class Model:
 
     @classmethod
     def from_checkpoint(cls, given: Given, flags: ModelFlags, how: SamplingFlags) -> Model:
-        """Read a checkpoint's header and compare it with the flags.
-
-        Raises:
-            UserError: no transformer, a flag that contradicts it, or no palette.
-        """
+        """Read a checkpoint's header and compare it with the flags; a UserError where they do not fit."""
         path, option = given
         ckpt = checkpoint.read(path, option).expect('Transformer', option)
         architecture = {name: value for name, value in vars(flags).items() if name != 'kmeans'}
         config = GPTConfig.from_checkpoint(ckpt, architecture)
         checkpoint.check(ckpt, config.shapes())
-        centres = palette_of(ckpt, flags.kmeans, config.vocab_size)
+        centres = checkpoint.transformer_palette(ckpt, flags.kmeans, config.vocab_size)
         reuse = how.reuse or ('hole' if how.sample_steps else 'none')
         return cls(ckpt, config, Tokenizer(centres), how.config(ckpt.metadata),
                    'none' if how.deterministic else reuse, 0 if how.deterministic else how.seed)
@@ -231,24 +212,6 @@ class Frame(NamedTuple):
     hole: np.ndarray
 
 
-def palette_of(ckpt: checkpoint.Checkpoint, kmeans: str, vocab_size: int) -> np.ndarray:
-    """The colours (V, 3) float32 that the checkpoint's tokens mean: its own, else --kmeans.
-
-    Raises:
-        UserError: neither is there, they differ, or they don't fit the vocabulary.
-    """
-    given = codebook.load(kmeans) if kmeans else None
-    if ckpt.palette is not None and given is not None:
-        require(codebook.digest(given) == codebook.digest(ckpt.palette),
-                f'--kmeans {kmeans}: not the palette that {ckpt.path} carries; leave the flag out')
-    centres = ckpt.palette if ckpt.palette is not None else given
-    if centres is None:
-        raise UserError(f'--kmeans: {ckpt.path} carries no palette; give the kmeans_centers.npy that it was trained '
-                        f'with (another one gives wrong colours)')
-    require(len(centres) == vocab_size, f'{ckpt.path}: has {vocab_size} tokens, its palette {len(centres)} colours')
-    return centres
-
-
 def frames_of(rgb: np.ndarray, grey: np.ndarray, view: inputs.View, model: Model) -> list[Frame]:
     """The parts of a picture (H, W, 3) uint8 with mask (h, w) uint8 that are completed, as tokens."""
     size = model.config.prior_size
@@ -263,65 +226,58 @@ def frames_of(rgb: np.ndarray, grey: np.ndarray, view: inputs.View, model: Model
 # ---- a run over files
 
 
-class PriorStage:
-    """Stage 1 as the steps of a ``Run``: pictures and masks in, prior files out."""
+class PriorStage(Stage):
+    """Stage 1 as a run over files: pictures and masks in, prior files out."""
 
-    def __init__(self, model: Model, pictures: inputs.Inputs, view: inputs.View, output_dir: Path) -> None:
-        self.model, self.pictures, self.view, self.output_dir = model, pictures, view, output_dir
-        self.sampler: sampling.Sampler | None = None
-        self.on_pass: Callable[[int, int], None] = lambda done, total: None
-        self._last: tuple[int, list[Frame]] | None = None
+    noun = 'prior'
 
-    def sources(self, task: Task, digests: dict[str, str]) -> dict[str, str]:
-        """Picture and mask."""
-        return digests
+    def __init__(self, config: InferConfig, model: Model, pictures: inputs.Inputs, view: inputs.View,
+                 made_by: manifest.Manifest) -> None:
+        super().__init__(config, pictures, view, made_by)
+        self.model = model
 
     def paths(self, task: Task, n_frames: int = 1) -> list[Path]:
         """condition_<k>/<id>.png, or <id>@1.png ... of several frames."""
-        return prior_paths(self.output_dir, self.pictures.id(task.i), task.k, n_frames)
+        return [self.output_dir / f'condition_{task.k + 1}' / f'{name}.png'
+                for name in frame_names(self.pictures.id(task.i), n_frames)]
 
-    def read(self, task: Task) -> list[Frame]:
-        """The picture's frames, decoded once for all its samples."""
-        if self._last is None or self._last[0] != task.i:
-            self._last = None
-            picture, grey = self.pictures.read(task.i, self.view)
-            frames = frames_of(picture.rgb, grey, self.view, self.model)
-            require(any(frame.hole.any() for frame in frames),
-                    f'{self.pictures.mask_path(task.i)}: nothing to fill in the part of '
-                    f'{self.pictures.pictures.path(task.i)} that is completed; use --geometry resize (run.py: or '
-                    f'--keep_size)')
-            if self.view.mask_mode == 'sealed' and geometry.reaches_out(grey, *geometry.size_of(picture.rgb),
-                                                                        self.view.geometry):
-                self.pictures.say(f'{self.pictures.pictures.path(task.i)}: the part of the hole outside the middle '
-                                  f'square is not filled; use --geometry resize (run.py: or --keep_size)')
-            self._last = task.i, frames
-        return self._last[1]
+    def decode(self, i: int) -> list[Frame]:
+        picture, grey = self.pictures.read(i, self.view)
+        path = self.pictures.pictures.path(i)
+        frames = frames_of(picture.rgb, grey, self.view, self.model)
+        require(any(frame.hole.any() for frame in frames),
+                f'{self.pictures.mask_path(i)}: nothing to fill in the part of {path} that is completed; use '
+                f'--geometry resize (run.py: or --keep_size)')
+        if self.view.mask_mode == 'sealed' and geometry.reaches_out(grey, *geometry.size_of(picture.rgb),
+                                                                    self.view.geometry):
+            self.pictures.say(f'{path}: the part of the hole outside the middle square is not filled; use --geometry '
+                              f'resize (run.py: or --keep_size)')
+        return frames
+
+    def load(self, batch_size: int) -> None:
+        self.sampler = self.model.sampler(self.model.predictor(batch_size, self.config.compute.amp_level))
 
     def compute(self, parts: Sequence[Part]) -> list[Sample]:
-        """A sample of each frame."""
-        rngs = [self.model.noise(frame_name(self.pictures.id(part.task.i), part.number, len(part.frames)), part.task.k)
+        """A sample of each frame; a bar shows the passes."""
+        rngs = [self.model.noise(frame_names(self.pictures.id(part.task.i), len(part.frames))[part.number], part.task.k)
                 for part in parts]
-        assert self.sampler is not None  # ``execute`` has loaded it
-        return self.sampler(np.stack([part.frame.tokens for part in parts]),
-                            np.stack([part.frame.hole for part in parts]), rngs, self.on_pass)
+        with tqdm(desc='tokens', unit='pass', leave=False, disable=None if parallel.is_writer() else True) as bar:
+            def on_pass(done: int, total: int) -> None:
+                bar.total, bar.n = total, done
+                bar.refresh()
+
+            return self.sampler(np.stack([part.frame.tokens for part in parts]),
+                                np.stack([part.frame.hole for part in parts]), rngs, on_pass)
 
     def result(self, task: Task, frames: Sequence[Frame], samples: Sequence[Sample]) -> Result:
         """The prior files and their log-likelihood."""
-        paths = self.paths(task, len(frames))
         contents = {path: images.encode_png(self.model.prior(frame, sample))
-                    for path, frame, sample in zip(paths, frames, samples, strict=True)}
+                    for path, frame, sample in zip(self.paths(task, len(frames)), frames, samples, strict=True)}
         return Result({'log_likelihood': sum(sample.log_likelihood for sample in samples)}, contents)
 
-
-def frame_name(picture: str, number: int, count: int) -> str:
-    """What a frame (from 0) of ``count`` frames of a picture is called: the id, or ``<id>@1`` ... of several."""
-    return picture if count == 1 else f'{picture}@{number + 1}'
-
-
-def prior_paths(output_dir: Path, picture: str, k: int, n_frames: int) -> list[Path]:
-    """Where sample ``k`` (from 0) of a picture goes."""
-    return [output_dir / f'condition_{k + 1}' / f'{frame_name(picture, number, n_frames)}.png'
-            for number in range(n_frames)]
+    def report(self) -> None:
+        if n_done := len(list(self.finished())) // self.n_results:
+            print(f'{n_done} pictures with {self.n_results} prior(s) each in {self.output_dir}')
 
 
 def refuse_names_of_frames(pictures: inputs.Inputs) -> None:
@@ -334,95 +290,35 @@ def refuse_names_of_frames(pictures: inputs.Inputs) -> None:
                 f'{picture}; rename it')
 
 
-@dataclass(frozen=True)
-class Job:
-    """A checked configuration."""
-
-    config: InferConfig
-    model: Model
-    pictures: inputs.Inputs
-    view: inputs.View
-    output_dir: Path
-    manifest: manifest.Manifest
-
-
-def prepare(config: InferConfig) -> Job:
+def prepare(config: InferConfig) -> PriorStage:
     """Everything that can be wrong with options and files, before MindSpore is imported.
 
     Raises:
         UserError: see above; nothing has been written then but the output folder.
     """
     model = Model.from_checkpoint(config.ckpt, config.model, config.sampling)
-    output_dir, n_results = Path(config.output.folder.value), config.output.n_results.value
-    view = inputs.View.from_args(config.source.view)
-    pictures = config.source.find(str(output_dir))
+    output_dir = Path(config.output.value)
+    view = inputs.View.from_flags(config.view)
+    pictures = config.inputs()
     if view.geometry == 'hole':
         refuse_names_of_frames(pictures)
-    every_prior = [path for i in range(len(pictures)) for k in range(n_results)
-                   for path in prior_paths(output_dir, pictures.id(i), k, 1)]
-    pictures.refuse_to_overwrite(every_prior, str(config.output.folder))
     made_by = manifest.Manifest(output_dir, manifest.STAGE_1, {
-        **model.settings(), **vars(view), 'amp_level': config.compute.amp_level}, config.output.overwrite)
-    if not config.output.overwrite and os.path.isdir(output_dir):
-        made_by.refuse_leftovers(output_dir.glob('condition_*/**/*.png'))
-    files.output_folder(output_dir, config.output.folder.option)
-    return Job(config, model, pictures, view, output_dir, made_by)
-
-
-def execute(job: Job, device_target: str) -> int:
-    """Sample what is not finished yet; the exit status."""
-    compute, output_dir = job.config.compute, job.output_dir
-    rank, ranks = parallel.rank() if compute.distributed else (0, 1)
-    stage = PriorStage(job.model, job.pictures, job.view, output_dir)
-    with locked(output_dir, job.config.output.folder.option):
-        # plan
-        if rank == 0:
-            sweep(output_dir, lambda: output_dir.glob('condition_*'))
-        work = Run(job.pictures, stage, job.manifest, Scores(output_dir, rank), job.config.output.n_results.value,
-                   rank=rank, ranks=ranks)
-        tasks = work.plan(job.config.output.overwrite, 'priors')
-        if rank == 0:
-            job.manifest.write()
-        # sample
-        try:
-            if tasks or compute.distributed:
-                runtime.start(device_target, compute.device_id, compute.distributed)
-                work.require_same_on_all_ranks(job.config.source, job.config.ckpt)
-                batch_size = runtime.rows_at_once(compute.batch_size)
-                stage.sampler = job.model.sampler(job.model.predictor(batch_size, compute.amp_level))
-                with work.bar(tasks, 'prior') as bar, _pass_bar(stage):
-                    work.work(tasks, batch_size, bar)
-        finally:
-            work.finish(compute.distributed)
-        # report
-        status = work.outcome.status()
-        if status != NOTHING_DONE and rank == 0:
-            n_done = len(list(work.finished())) // work.n_results
-            print(f'{n_done} pictures with {work.n_results} prior(s) each in {output_dir}')
-        parallel.wait_for_all(compute.distributed)  # msrun ends the others when one has left
-        return status
-
-
-def _pass_bar(stage: PriorStage) -> tqdm:
-    """A bar over the passes of one sample, fed by the sampler."""
-    bar = tqdm(desc='tokens', unit='pass', leave=False, disable=None if parallel.is_writer() else True)
-
-    def on_pass(done: int, total: int) -> None:
-        bar.total, bar.n = total, done
-        bar.refresh()
-
-    stage.on_pass = on_pass
-    return bar
+        **model.settings(), **vars(view), 'amp_level': config.compute.amp_level}, config.overwrite)
+    stage = PriorStage(config, model, pictures, view, made_by)
+    stage.refuse_folder((), output_dir.glob('condition_*/**/*.png') if os.path.isdir(output_dir) else ())
+    files.output_folder(*config.output)
+    return stage
 
 
 def main(argv: list[str]) -> int:
     args = arguments(argv)
-    given = Paths.from_args(args, NAMES)
-    job = prepare(InferConfig(
-        given.ckpt, SourceConfig(given.images, given.masks, options.chosen(ViewFlags, args), (args.skip,)),
-        OutputConfig(given.output, given.n_results, args.overwrite), options.chosen(ModelFlags, args),
-        options.chosen(SamplingFlags, args), options.chosen(ComputeConfig, args)))
-    return execute(job, runtime.choose(args.device_target, args.device_id, args.distributed))
+    given = partial(Given.from_args, args)
+    stage = prepare(InferConfig(
+        ckpt=given('ckpt_path'), images=given('image_url'), masks=given('mask_url'), output=given('save_url'),
+        n_results=given('condition_num'), overwrite=args.overwrite, skip=(args.skip,),
+        view=options.chosen(inputs.ViewFlags, args), compute=options.chosen(ComputeConfig, args),
+        model=options.chosen(ModelFlags, args), sampling=options.chosen(SamplingFlags, args)))
+    return stage.execute(runtime.choose(args.device_target, args.device_id, args.distributed))
 
 
 if __name__ == '__main__':

@@ -19,13 +19,13 @@ import numpy as np
 
 from ict import checkpoint, files, options
 from ict.command import run
-from ict.data import codebook, pairs
+from ict.data import codebook
 from ict.device import parallel, runtime
 from ict.errors import require
-from ict.options import positive
-from ict.training import checkpointer, loader, loop, losses, mask_sources, train_options
+from ict.options import Given, positive
+from ict.training import checkpointer, loader, loop, train_options
 from ict.training.epoch_sampler import EpochSampler
-from ict.training.mask_sources import PairedFile, RandomFile, Strokes
+from ict.training.mask_sources import PairedFile, PicturePaths, RandomFile, Strokes
 from ict.training.schedule import Schedule
 from Transformer.datasets.dataset import TrainingBatches, validation_set
 from Transformer.models import config
@@ -63,11 +63,9 @@ def arguments(argv: list[str]) -> Any:
     options.add_flag(parser, '--dynamic_weight', 'mean loss per missing token instead of over all positions')
     add('--init', choices=('published', 'structured'), default='published',
         help='structured: starts as a network that fills a hole with the colours around it; several times faster')
-    losses.add_options(parser, config.LOSSES)
-    train_options.add_options(parser)
+    train_options.add_options(parser, config.LOSSES)
     args = parser.parse_args(argv)
-    train_options.check_options(args)
-    losses.check_options(args, config.LOSSES)
+    train_options.check_options(args, config.LOSSES)
     positive(args, 'train_epoch', 'prior_size', 'n_layer', 'n_head', 'n_embd')
     positive(args, 'max_steps', 'weight_decay', least=0)
     require(0 < args.learning_rate < math.inf, f'--learning_rate {args.learning_rate}: must be above 0 and finite')
@@ -88,16 +86,13 @@ def starting_point(ckpt_path: str, kmeans: str, centres: np.ndarray) -> checkpoi
     """
     if not ckpt_path:
         return checkpointer.StartingPoint()
-    path = Path(ckpt_path)
-    state = checkpointer.find_state(path)
-    weights = checkpoint.read(ckpt_path, '--ckpt_path') if state is None or path.is_file() else \
-        checkpointer.weights_in(state, NAME)
-    weights.expect('Transformer', '--ckpt_path')
-    require(weights.palette is not None or state is not None or bool(kmeans),
+    start = checkpointer.StartingPoint.from_files({NAME: Path(ckpt_path)}, {NAME: 'Transformer'})
+    weights = start.weights[NAME]
+    require(weights.palette is not None or start.state is not None or bool(kmeans),
             f'--kmeans: {ckpt_path} carries no palette; give the kmeans_centers.npy that it was trained with')
     require(weights.palette is None or codebook.digest(weights.palette) == codebook.digest(centres),
             f'--kmeans: {ckpt_path} was trained with another palette than {codebook.find_for_training(kmeans)}')
-    return checkpointer.StartingPoint({NAME: weights}, state)
+    return start
 
 
 def network_config(flags: dict[str, Any], start: checkpointer.StartingPoint, vocab_size: int) -> config.GPTConfig:
@@ -165,9 +160,25 @@ class Trainer:
         return f'Epoch: [{epoch} / {self.epochs}], step: [{seen} / {n_pictures}], loss: {means["loss"]:.5f}'
 
 
+def build(args: Any, gpt_config: config.GPTConfig,
+          centres: np.ndarray) -> tuple[TrainStep, dict[str, checkpointer.TrainedNetwork]]:
+    """The network with its first weights, and the step that trains it; imports MindSpore."""
+    from Transformer.models import networks, structured_init
+    from Transformer.models.step import TrainConfig, TrainStep
+    rng = np.random.default_rng([args.seed, 0])
+    net = networks.GPT(gpt_config.vocab_size, gpt_config.n_embd, gpt_config.n_layer, gpt_config.n_head,
+                       gpt_config.prior_size ** 2, gpt_config.GELU_2, gelu=gpt_config.gelu, rng=rng)
+    if args.init == 'structured':
+        structured_init.start_structured(net, centres, gpt_config.prior_size, rng)
+    step = TrainStep(net, TrainConfig.from_args(args))
+    metadata = {'network': 'Transformer', 'architecture': gpt_config.metadata()}
+    return step, {NAME: checkpointer.TrainedNetwork(net, step.optimizer, metadata)}
+
+
 def main(argv: list[str]) -> int:
     # Parse the options.
     args = arguments(argv)
+    given = partial(Given.from_args, args)
     rank, n_ranks = parallel.rank() if args.distributed else (0, 1)
 
     # Check the palette, the checkpoint and the architecture.
@@ -183,13 +194,9 @@ def main(argv: list[str]) -> int:
         stack.enter_context(checkpointer.taken(output_dir, NAME, start.state, output_dir / f'{NAME}_latest.ckpt'))
 
         # List the pictures and masks.
-        find_pictures = partial(pairs.listing, without=[output_dir], unique=False)
-        find_masks = partial(mask_sources.find, output_dir=output_dir, invert=args.invert_mask, dilate=args.dilate)
-        pictures = find_pictures(args.data_path, '--data_path', cache=output_dir / 'files.npz',
-                                 writes=parallel.is_writer())
-        mask_files = None if args.random_stroke else find_masks(args.mask_path, '--mask_path')
-        pictures, mask_files = mask_sources.apart(pictures, mask_files)
-        masks = RandomFile(mask_files) if mask_files is not None else Strokes()
+        paths = partial(PicturePaths, output_dir=output_dir, invert_mask=args.invert_mask, dilate=args.dilate)
+        pictures, masks = paths(given('data_path'), Strokes if args.random_stroke else RandomFile,
+                                masks=given('mask_path'), cache=True).find()
         epoch_sampler = EpochSampler(len(pictures), args.batch_size, args.seed, rank, n_ranks)
         last_step = args.max_steps or args.train_epoch * epoch_sampler.steps_per_epoch
         require(start.step < last_step, f'--ckpt_path {args.ckpt_path}: already has the {start.step} of {last_step} '
@@ -198,12 +205,8 @@ def main(argv: list[str]) -> int:
         # Read the held-back pictures.
         tokenizer, held_back = codebook.Tokenizer(centres), None
         if args.val_path:
-            val_pictures = find_pictures(args.val_path, '--val_path')
-            val_files = find_masks(args.val_mask, '--val_mask') if args.val_mask else None
-            val_pictures, val_files = mask_sources.apart(val_pictures, val_files)
-            val_masks = PairedFile(val_files, val_pictures) if val_files is not None else Strokes()
-            held_back = HeldBack(*validation_set(val_pictures, val_masks, tokenizer, gpt_config.prior_size),
-                                 loop.best_by(val_pictures, val_masks.files))
+            found = paths(given('val_path'), PairedFile if args.val_mask else Strokes, masks=given('val_mask')).find()
+            held_back = HeldBack(*validation_set(*found, tokenizer, gpt_config.prior_size), loop.best_by(*found))
 
         # Start the workers, then MindSpore, whose threads must not be forked.
         device_target = runtime.choose(args.device_target, args.device_id, args.distributed)
@@ -212,24 +215,15 @@ def main(argv: list[str]) -> int:
         runtime.start(device_target, args.device_id, args.distributed)
 
         # Build the network.
-        from Transformer.models import networks, structured_init
-        from Transformer.models.step import TrainConfig, TrainStep
-        rng = np.random.default_rng([args.seed, 0])
-        net = networks.GPT(gpt_config.vocab_size, gpt_config.n_embd, gpt_config.n_layer, gpt_config.n_head,
-                           gpt_config.prior_size ** 2, gpt_config.GELU_2, gelu=gpt_config.gelu, rng=rng)
-        if args.init == 'structured':
-            structured_init.start_structured(net, centres, gpt_config.prior_size, rng)
-        step = TrainStep(net, TrainConfig.from_args(args))
+        step, trained = build(args, gpt_config, centres)
 
         # Resume from the checkpoint.
         settings = checkpointer.compared_settings(
             vars(args) | {name: getattr(gpt_config, name) for name in _NETWORK_OPTIONS}, _IGNORED, last_step)
         settings |= {'total_batch': epoch_sampler.pictures_per_step, 'pictures': len(pictures)}
-        trained = checkpointer.TrainedNetwork(net, step.optimizer,
-                                              {'network': 'Transformer', 'architecture': gpt_config.metadata()})
-        saver = checkpointer.Checkpointer(output_dir, {NAME: trained}, settings, centres, step.extra())
+        saver = checkpointer.Checkpointer(output_dir, trained, settings, centres, step.extra())
         if args.distributed:
-            saver.require_same_on_all_ranks({'--data_path': pictures, '--mask_path': masks.files},
+            saver.require_same_on_all_ranks({'--data_path': pictures.digest(), '--mask_path': masks.digest()},
                                             (last_step, args.save_every, args.val_every), start)
         progress = saver.start(start, last_step)
 
@@ -237,7 +231,7 @@ def main(argv: list[str]) -> int:
         schedule = Schedule(args.learning_rate, args.lr_schedule, args.warmup_steps, last_step)
         trainer = Trainer(step, schedule, epoch_sampler, args.train_epoch, args.batch_size, held_back)
         loop_config = loop.LoopConfig.from_args(args, last_step, None if held_back is None else held_back.best_by)
-        return loop.fit(loop_config, trainer, epoch_sampler, data_loader, saver, progress)
+        return loop.Loop(loop_config, trainer, epoch_sampler, saver, progress).fit(data_loader)
 
 
 if __name__ == '__main__':

@@ -24,12 +24,8 @@ from ict import checkpoint, files, options
 from ict.checkpoint import Checkpoint, Entry
 from ict.command import run
 from ict.data import codebook
-from ict.errors import (
-    UserError,
-    require,
-)
+from ict.errors import UserError, require
 from ict.options import positive
-from Transformer import infer as stage_1
 from Transformer.models import config as transformers
 
 PALETTE_SOURCE = 'the public repository raywzy/ICT'
@@ -130,30 +126,27 @@ def from_pytorch(path: Path, arrays: Mapping[str, np.ndarray], flags: Flags) -> 
     surplus = re.compile(_SURPLUS.get(kind, '(?!)'))
     given = Checkpoint(path, {name: Entry('Float32', tuple(values.shape)) for name, values in arrays.items()
                               if not surplus.fullmatch(name)}, kind, {}, None)
-    record: dict[str, Any] = {'network': kind}
+    metadata: dict[str, Any] = {'network': kind}
     if kind == 'Generator':
         known = replace(given, metadata={'architecture': {'padding': 'reflect'}})
-        record['architecture'] = generators.GeneratorConfig.from_checkpoint(known, flags.padding).metadata()
+        generator = generators.GeneratorConfig.from_checkpoint(known, {'padding': flags.padding})
+        metadata['architecture'] = generator.metadata()
         tensors = {name: arrays[name] for name in given.entries}
     elif kind == 'Discriminator':
         tensors = _folded(given, arrays)
     else:
         if kind == 'Transformer':
-            shape = _pytorch_transformer(given, flags)
-            record['architecture'] = shape.metadata()
+            embedding = {'tok_emb.embedding_table': given.entries['tok_emb.weight']}  # the name that is asked for
+            shape = transformer_of(replace(given, entries=given.entries | embedding), flags)
+            shape = shape if shape.GELU_2 else replace(shape, gelu='erf')
+            metadata['architecture'] = shape.metadata()
             names = {name: (_transformer_name(name), dims) for name, dims in shape.shapes().items()}
         else:
             names = vgg_names()
         checkpoint.check(given, dict(names.values()))
         tensors = {name: arrays[theirs] for name, (theirs, _) in names.items()}
     entries = {name: Entry('Float32', tuple(values.shape)) for name, values in tensors.items()}
-    return Converted(path, entries, kind, record, None, tensors)
-
-
-def _pytorch_transformer(given: Checkpoint, flags: Flags) -> transformers.GPTConfig:
-    embedding = {'tok_emb.embedding_table': given.entries['tok_emb.weight']}  # the name that is asked for
-    shape = transformer_of(replace(given, entries=given.entries | embedding), flags)
-    return shape if shape.GELU_2 else replace(shape, gelu='erf')
+    return Converted(path, entries, kind, metadata, None, tensors)
 
 
 def _transformer_name(name: str) -> str:
@@ -238,7 +231,7 @@ def _is_published(shape: transformers.GPTConfig) -> bool:
 
 
 def stamp(source: Checkpoint, flags: Flags) -> tuple[dict[str, Any], np.ndarray | None]:
-    """Record and palette that the checkpoint is to carry; what it carries already is kept.
+    """Metadata and palette that the checkpoint is to carry; what it carries already is kept.
 
     Raises:
         UserError: it is no whole network, a flag contradicts it or has no effect on it, or the palette is missing.
@@ -251,41 +244,32 @@ def stamp(source: Checkpoint, flags: Flags) -> tuple[dict[str, Any], np.ndarray 
     for name, value in vars(flags).items():
         require(name == 'float16' or value in (None, '') or name in _OPTIONS[kind],
                 f'--{name}: has no effect on {source.path}, which holds a {kind}; leave the option out')
-    record = {**source.metadata, 'network': kind}
-    colours = source.palette
+    metadata = {**source.metadata, 'network': kind}
+    palette = source.palette
     if kind == 'Transformer':
         shape = transformer_of(source, flags)
         checkpoint.check(source, shape.shapes())
-        record['architecture'] = shape.metadata()
-        colours = stage_1.palette_of(source, flags.kmeans, shape.vocab_size)
+        metadata['architecture'] = shape.metadata()
+        palette = checkpoint.transformer_palette(source, flags.kmeans, shape.vocab_size)
         require(source.palette is not None or not _is_published(shape)
-                or codebook.digest(colours) != codebook.digest(codebook.load(codebook.REPOSITORY_PALETTE)),
+                or codebook.digest(palette) != codebook.digest(codebook.load(codebook.REPOSITORY_PALETTE)),
                 f"--kmeans {flags.kmeans}: this repository's own palette; {source.path} has the shapes of a published "
                 f"model, whose colours are others: give Transformer/kmeans_centers.npy of {PALETTE_SOURCE}")
         given = {name: getattr(flags, name) for name in ('top_k', 'temperature')}
-        sampling = record.get('sampling', {}) | {name: value for name, value in given.items() if value is not None}
+        sampling = metadata.get('sampling', {}) | {name: value for name, value in given.items() if value is not None}
         if sampling:
-            record['sampling'] = sampling
+            metadata['sampling'] = sampling
     elif kind == 'Generator':
-        found = generators.GeneratorConfig.from_checkpoint(source, flags.padding).metadata()
+        found = generators.GeneratorConfig.from_checkpoint(source, {'padding': flags.padding}).metadata()
         if flags.padding is None and 'padding' not in source.metadata.get('architecture', {}):
             del found['padding']  # the file doesn't tell, and Guided_Upsample/infer.py --padding still may
-        record['architecture'] = found
-        colours = _generator_palette(source, flags.kmeans)
+        metadata['architecture'] = found
+        palette = checkpoint.palette_of(source, flags.kmeans)
     elif kind == 'Discriminator':
         checkpoint.check(source, generators.DISCRIMINATOR)
     else:
         checkpoint.check(source, {name: dims for name, (_, dims) in vgg_names().items()})
-    return record, colours
-
-
-def _generator_palette(source: Checkpoint, kmeans: str) -> np.ndarray | None:
-    if not kmeans:
-        return source.palette
-    given = codebook.load(kmeans)
-    require(source.palette is None or codebook.digest(given) == codebook.digest(source.palette),
-            f'--kmeans {kmeans}: not the palette that {source.path} carries; leave the flag out')
-    return given
+    return metadata, palette
 
 
 def convert(source: Path, target: Path, flags: Flags) -> str:
@@ -303,16 +287,15 @@ def convert(source: Path, target: Path, flags: Flags) -> str:
         opened: Checkpoint = from_pytorch(source, read_pytorch(source), flags)
     else:
         opened = checkpoint.read(source, 'IN')
-    record, colours = stamp(opened, flags)
+    metadata, palette = stamp(opened, flags)
     weights = _Weights(opened, flags.float16)
     try:
-        checkpoint.write(target, weights, record, colours)
+        checkpoint.write(target, weights, metadata, palette)
     except OSError as error:
         raise UserError(f'{target}: cannot be written ({error.strerror}); what was there is whole') from None
-    said = [str(record['network'])]
-    said += [f'{name} {value}' for part in ('architecture', 'sampling') for name, value in record.get(part, {}).items()]
-    if colours is not None:
-        said.append(f'palette of {len(colours)} colours')
+    facts = metadata.get('architecture', {}) | metadata.get('sampling', {})
+    said = [metadata['network'], *(f'{name} {value}' for name, value in facts.items()),
+            *([] if palette is None else [f'palette of {len(palette)} colours'])]
     return f'{target}: {", ".join(said)}, {target.stat().st_size / 1e6:.1f} MB'
 
 
@@ -341,8 +324,7 @@ def main(argv: list[str]) -> int:
     require(args.overwrite or not os.path.exists(target) or target.samefile(source),
             f'OUT {target}: is there already; use --overwrite or another name')
     files.output_file(target, 'OUT')
-    print(convert(source, target, Flags(args.n_head, args.GELU_2, args.kmeans, args.padding, args.top_k,
-                                        args.temperature, args.float16)))
+    print(convert(source, target, options.chosen(Flags, args)))
     return 0
 
 

@@ -4,13 +4,13 @@
 """
 from __future__ import annotations
 
+import math
 import re
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from http.client import HTTPException, HTTPMessage, HTTPResponse, InvalidURL
+from http.client import HTTPException, HTTPResponse, InvalidURL
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -26,7 +26,6 @@ from ict.command import NOTHING_DONE, SOME_FAILED, run
 from ict.data import codebook
 from ict.errors import UserError, require
 from ict.log import log
-from Transformer import infer as stage_1
 
 URL = 'https://download.mindspore.cn/vision/ict/'
 PALETTE_URL = 'https://raw.githubusercontent.com/raywzy/ICT/main/Transformer/kmeans_centers.npy'
@@ -58,24 +57,6 @@ class _TryAgainError(Exception):
     """Something that may go well when it is tried again."""
 
 
-@dataclass(frozen=True)
-class Version:
-    """What tells one state of a remote file from another; None where the server doesn't say it."""
-
-    url: str
-    size: int | None
-    etag: str | None
-    modified: str | None
-
-    def same(self, other: Version) -> bool:
-        return all(mine is None or theirs is None or mine == theirs for mine, theirs in
-                   zip(asdict(self).values(), asdict(other).values(), strict=True))
-
-    def condition(self) -> str | None:
-        """For If-Range, which takes no weak ETag."""
-        return self.etag if self.etag and not self.etag.startswith('W/') else self.modified
-
-
 def fetch(url: str, target: Path, check: Callable[[Path], Any]) -> None:
     """Download to ``.part-<name>`` beside ``target`` and rename when it is whole; goes on with what is there.
 
@@ -86,13 +67,16 @@ def fetch(url: str, target: Path, check: Callable[[Path], Any]) -> None:
         UserError: not there, not reachable, or not what it should be; the target is then as before.
     """
     partial = target.with_name(files.TEMPORARY + target.name)
-    noted = partial.with_name(partial.name + '.json')
+    version_file = partial.with_name(partial.name + '.json')
     by_hand = f'or fetch it by hand and save it as {target}'
     failures, furthest = 0, _size(partial)
     while True:
         try:
-            _attempt(url, partial, noted, by_hand)
+            _attempt(url, partial, version_file)
             break
+        except HTTPError as error:
+            raise UserError(f'{url}: {_reason(error)}; it is not published there; give a mirror with --url, '
+                            f'{by_hand}') from None
         except _TryAgainError as reason:
             failures = 0 if _size(partial) > furthest else failures + 1
             furthest = max(furthest, _size(partial))
@@ -105,60 +89,57 @@ def fetch(url: str, target: Path, check: Callable[[Path], Any]) -> None:
         check(partial)
     except UserError as error:
         partial.unlink()
-        noted.unlink(missing_ok=True)
+        version_file.unlink(missing_ok=True)
         raise UserError(f'{url}: what came from there is not right ({error}); try another mirror with --url, '
                         f'{by_hand}') from None
     with _writing(target):
         files.commit(partial, target)
-        noted.unlink(missing_ok=True)
+        version_file.unlink(missing_ok=True)
 
 
-def _attempt(url: str, partial: Path, noted: Path, by_hand: str) -> None:
-    """Fetch what is missing; raises ``_TryAgainError`` when that isn't all."""
-    before = _noted(noted, url)
-    start = 0
+def _attempt(url: str, partial: Path, version_file: Path) -> None:
+    """Fetch what is missing; raises ``_TryAgainError`` when that isn't all, HTTPError when trying again is no use."""
+    before = _read_version(version_file, url)
     headers = {'User-Agent': 'ict-download', 'Accept-Encoding': 'identity'}
-    if before is not None:
-        start = _size(partial)
-        if before.size is not None:
-            start = min(start, before.size - 1)  # of a whole one the last byte again, to hear that it is still the same
-        if start > 0:
-            headers['Range'] = f'bytes={start}-'
-            if condition := before.condition():
-                headers['If-Range'] = condition
+    # of a whole file the last byte again, to hear that it is still the same
+    start = int(min(_size(partial), (before['size'] or math.inf) - 1)) if before else 0
+    if before and start > 0:
+        strong_etag = before['etag'] if before['etag'] and not before['etag'].startswith('W/') else None
+        headers['Range'] = f'bytes={start}-'
+        if condition := strong_etag or before['modified']:
+            headers['If-Range'] = condition
     try:
         with urlopen(Request(url, headers=headers), timeout=TIMEOUT_S) as response:
-            _receive(response, url, partial, noted, start, before)
+            _receive(response, url, partial, version_file, start)
     except HTTPError as error:
         if error.code == 416:
-            partial.unlink(missing_ok=True)
-            raise _TryAgainError('has changed since a part of it was fetched, starting anew') from None
-        what = f'HTTP {error.code} {error.reason}'.strip()
+            raise _anew(partial) from None
         if error.code in _TEMPORARY or error.code >= 500:
-            raise _TryAgainError(what) from None
-        raise UserError(f'{url}: {what}; it is not published there; give a mirror with --url, {by_hand}') from None
+            raise _TryAgainError(_reason(error)) from None
+        raise
     except (ValueError, InvalidURL) as error:
         raise UserError(f'{url}: no address to fetch from ({error}); mend --url') from None
     except URLError as error:
         raise _TryAgainError(f'not reachable ({error.reason})') from None
     except (OSError, HTTPException) as error:
-        raise _TryAgainError(f'the connection broke ({error or type(error).__name__})') from None
+        raise _broken(error) from None
 
 
-def _receive(response: HTTPResponse, url: str, partial: Path, noted: Path, start: int,
-             before: Version | None) -> None:
-    resumed = response.status == 206
-    size = _length(response.headers, start) if resumed else _number(response.headers['Content-Length'])
-    now = Version(url, size, response.headers['ETag'], response.headers['Last-Modified'])
-    if resumed and (before is None or size is None or not before.same(now)):
-        partial.unlink(missing_ok=True)
-        raise _TryAgainError('has changed since a part of it was fetched, starting anew')
+def _receive(response: HTTPResponse, url: str, partial: Path, version_file: Path, start: int) -> None:
+    """Write what comes, from byte ``start`` on where the server has understood that."""
+    headers, resumed = response.headers, response.status == 206
+    if resumed:
+        content_range = re.fullmatch(rf'bytes {start}-\d+/(\d+)', headers['Content-Range'] or '')
+        size = int(content_range[1]) if content_range else None
+    else:
+        size = int(headers['Content-Length']) if headers['Content-Length'] else None
+    version = {'url': url, 'size': size, 'etag': headers['ETag'], 'modified': headers['Last-Modified']}
+    if resumed and (size is None or version != _read_version(version_file, url)):
+        raise _anew(partial)
     with _writing(partial), open(partial, 'r+b' if resumed else 'wb') as stream:
-        if resumed:
-            stream.seek(start)
-            stream.truncate()
-        else:
-            files.write_json(noted, asdict(now))
+        stream.seek(start if resumed else 0)
+        stream.truncate()
+        files.write_json(version_file, version)
         with tqdm(total=size, initial=stream.tell(), unit='B', unit_scale=True,
                   desc=partial.name.removeprefix(files.TEMPORARY), disable=None) as bar:
             for block in _blocks(response):
@@ -170,37 +151,37 @@ def _receive(response: HTTPResponse, url: str, partial: Path, noted: Path, start
 
 
 def _blocks(response: HTTPResponse) -> Iterator[bytes]:
-    while True:
-        try:
-            block = response.read(_BLOCK)
-        except (OSError, HTTPException) as error:  # told here from a full disk, which is an OSError too
-            raise _TryAgainError(f'the connection broke ({error or type(error).__name__})') from None
-        if not block:
-            return
-        yield block
+    try:  # told here from a full disk, which is an OSError too
+        while block := response.read(_BLOCK):
+            yield block
+    except (OSError, HTTPException) as error:
+        raise _broken(error) from None
 
 
-def _length(headers: HTTPMessage, start: int) -> int | None:
-    """Size of the whole file when what comes begins at ``start``, else None."""
-    found = re.fullmatch(r'bytes (\d+)-\d+/(\d+)', headers['Content-Range'] or '')
-    return int(found[2]) if found and int(found[1]) == start else None
+def _anew(partial: Path) -> _TryAgainError:
+    partial.unlink(missing_ok=True)
+    return _TryAgainError('has changed since a part of it was fetched, starting anew')
 
 
-def _number(text: str | None) -> int | None:
-    return int(text) if text and text.isdigit() else None
+def _broken(error: Exception) -> _TryAgainError:
+    return _TryAgainError(f'the connection broke ({error or type(error).__name__})')
+
+
+def _reason(error: HTTPError) -> str:
+    return f'HTTP {error.code} {error.reason}'.strip()
 
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _noted(noted: Path, url: str) -> Version | None:
-    """The version that the part here is of, when that is known and came from ``url``."""
+def _read_version(version_file: Path, url: str) -> dict[str, Any] | None:
+    """What tells the file's version of which a part is here; None when that is not known, or of another ``url``."""
     try:
-        version = Version(**files.read_json(noted))
-    except (UserError, TypeError):
+        version = files.read_json(version_file)
+        return version if version['url'] == url and version.keys() == {'url', 'size', 'etag', 'modified'} else None
+    except (UserError, TypeError, KeyError):
         return None
-    return version if version.url == url else None
 
 
 @contextmanager
@@ -240,7 +221,7 @@ def add_palette(transformer: Path, kmeans: str, url: str, overwrite: bool) -> No
     """
     found = checkpoint.read(transformer)
     if found.palette is not None:
-        stage_1.palette_of(found, kmeans, len(found.palette))
+        checkpoint.transformer_palette(found, kmeans, len(found.palette))
         return
     centres = Path(kmeans) if kmeans else transformer.with_name(PALETTE)
     try:

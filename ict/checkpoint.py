@@ -1,7 +1,7 @@
 """MindSpore checkpoint files: read without MindSpore and one tensor at a time, checked strictly, written crash-safe.
 
-Published checkpoints hold tensors only. Ours also hold ``record``, a JSON text (network, architecture, what trained
-it), and ``palette``, the colours that the tokens mean.
+Published checkpoints hold tensors only. Ours also hold metadata, a JSON text (network, architecture, what trained it)
+that is called ``record`` in the file, and ``palette``, the colours that the tokens mean.
 """
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ict.errors import UserError
 if TYPE_CHECKING:
     from mindspore import nn
 
-RECORD, PALETTE = 'record', 'palette'
+METADATA, PALETTE = 'record', 'palette'  # names in the file
 UNUSED = '.attn.mask'  # a buffer of the published transformers that no computation reads
 _TYPES = {'Float32': 'f4', 'Float16': 'f2', 'Float64': 'f8', 'Int8': 'i1', 'Int16': 'i2', 'Int32': 'i4',
           'Int64': 'i8', 'UInt8': 'u1', 'UInt16': 'u2', 'UInt32': 'u4', 'UInt64': 'u8', 'Bool': '?'}
@@ -44,11 +44,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened checkpoint: names, shapes, record and palette; tensors are read on demand.
+    """An opened checkpoint: names, shapes, metadata and palette; tensors are read on demand.
 
     Attributes:
         path: the file.
-        entries: tensors by name, without the record, the palette and unused buffers.
+        entries: tensors by name, without metadata, palette and unused buffers.
         kind: 'Transformer', 'Generator', 'Discriminator', 'VGG19', 'state' or None.
         metadata: what wrote it, {} in published files.
         palette: (V, 3) float32 or None.
@@ -61,20 +61,28 @@ class Checkpoint:
     palette: np.ndarray | None
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor.
-
-        Raises:
-            UserError: the file doesn't hold it.
-        """
+        """Shape of a tensor; a UserError where the file doesn't hold it."""
         if name not in self.entries:
             raise UserError(f'{self.path}: has no tensor {name}')
         return self.entries[name].shape
 
     def array(self, name: str) -> np.ndarray:
         """A tensor's values, float16 widened to float32."""
-        self.shape(name)
         values = _read_values(self.path, self.entries[name])
         return values.astype(np.float32) if values.dtype == np.float16 else values
+
+    def merged(self, told: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
+        """What the checkpoint tells of its network, and flags (None: not given) for what it leaves open.
+
+        Raises:
+            UserError: a flag contradicts the checkpoint.
+        """
+        given = {name: value for name, value in flags.items() if value is not None}
+        for name, value in given.items():
+            if told.get(name, value) != value:
+                raise UserError(f'--{name} {value} contradicts {self.path}, which has {name} {told[name]}; leave the '
+                                f'flag out')
+        return given | told
 
     def digest(self) -> str:
         """SHA-256 of the file; read once while its size and time stay the same."""
@@ -82,15 +90,34 @@ class Checkpoint:
         return _digest(self.path, state.st_size, state.st_mtime_ns)
 
     def expect(self, kind: str, option: str) -> Checkpoint:
-        """Itself, when it is of that kind.
-
-        Raises:
-            UserError: it holds another network.
-        """
+        """Itself; a UserError where it holds another network."""
         if self.kind != kind:
             raise UserError(f'{option} {self.path}: holds a {self.kind or "network that this project does not know"}, '
                             f'not a {kind}; give the {kind} checkpoint')
         return self
+
+
+def palette_of(ckpt: Checkpoint, kmeans: str) -> np.ndarray | None:
+    """The colours (V, 3) float32 that the tokens mean: the checkpoint's own, else ``--kmeans``.
+
+    Raises:
+        UserError: there are both, and they differ.
+    """
+    given = codebook.load(kmeans) if kmeans else None
+    if given is not None and ckpt.palette is not None and codebook.digest(given) != codebook.digest(ckpt.palette):
+        raise UserError(f'--kmeans {kmeans}: not the palette that {ckpt.path} carries; leave the flag out')
+    return given if ckpt.palette is None else ckpt.palette
+
+
+def transformer_palette(ckpt: Checkpoint, kmeans: str, vocab_size: int) -> np.ndarray:
+    """``palette_of``; a UserError where there is none, or one of another size than the vocabulary."""
+    palette = palette_of(ckpt, kmeans)
+    if palette is None:
+        raise UserError(f'--kmeans: {ckpt.path} carries no palette; give the kmeans_centers.npy that it was trained '
+                        f'with (another one gives wrong colours)')
+    if len(palette) != vocab_size:
+        raise UserError(f'{ckpt.path}: has {vocab_size} tokens, its palette {len(palette)} colours')
+    return palette
 
 
 @lru_cache(maxsize=16)
@@ -117,11 +144,7 @@ def saved_in(folder: Path, names: Sequence[str]) -> list[Path] | None:
 
 
 def read(path: str | Path, option: str = '') -> Checkpoint:
-    """Open a checkpoint; no tensor is read yet.
-
-    Raises:
-        UserError: missing, not a MindSpore checkpoint, or cut short.
-    """
+    """Open a checkpoint; no tensor is read yet; a UserError where it is missing, damaged or no checkpoint."""
     path = Path(path)
     culprit = f'{option} {path}'.strip()
     if not os.path.isfile(path):
@@ -139,21 +162,20 @@ def read(path: str | Path, option: str = '') -> Checkpoint:
     except (ValueError, IndexError) as error:
         raise UserError(f'{culprit}: damaged, or not a MindSpore checkpoint ({error}); '
                         f'fetch or copy it again') from None
-    record: dict[str, Any] = {}
-    colours = None
+    metadata: dict[str, Any] = {}
+    palette = None
     try:
-        if RECORD in entries:
-            text = _read_values(path, entries.pop(RECORD)).tobytes().decode('utf-32-le')
-            record = json.loads(text)
-            if not isinstance(record, dict) or not isinstance(record.get('network', ''), str):
+        if METADATA in entries:
+            metadata = json.loads(_read_values(path, entries.pop(METADATA)).tobytes().decode('utf-32-le'))
+            if not isinstance(metadata, dict) or not isinstance(metadata.get('network', ''), str):
                 raise ValueError('it is no record')
         if PALETTE in entries:
-            colours = codebook.checked(_read_values(path, entries.pop(PALETTE)), f'{culprit}: its palette')
+            palette = codebook.checked(_read_values(path, entries.pop(PALETTE)), f'{culprit}: its palette')
     except (ValueError, RecursionError) as error:
         raise UserError(f'{culprit}: its record is damaged ({error}); fetch or copy it again') from None
     entries = {name: entry for name, entry in entries.items() if not name.endswith(UNUSED)}
-    kind = record.get('network') or next((k for name, k in _KINDS.items() if name in entries), None)
-    return Checkpoint(path, entries, kind, record, colours)
+    kind = metadata.get('network') or next((k for name, k in _KINDS.items() if name in entries), None)
+    return Checkpoint(path, entries, kind, metadata, palette)
 
 
 def _varint(stream: BinaryIO) -> int:
@@ -287,29 +309,29 @@ def check(checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> None
             raise UserError(f'{checkpoint.path}: tensor {name} {have[name]} belongs to no part of the network')
 
 
-def write(path: str | Path, tensors: Mapping[str, Any], record: Mapping[str, Any],
-          colours: np.ndarray | None = None) -> None:
+def write(path: str | Path, tensors: Mapping[str, Any], metadata: Mapping[str, Any],
+          palette: np.ndarray | None = None) -> None:
     """Write a checkpoint crash-safe.
 
     Args:
         tensors: arrays, tensors or parameters by name.
-        record: JSON values; ``network`` names the kind.
-        colours: the palette (V, 3).
+        metadata: JSON values; ``network`` names the kind.
+        palette: (V, 3).
     """
     with files.replacing(path) as temporary:
-        save(temporary, tensors, record, colours)
+        save(temporary, tensors, metadata, palette)
 
 
-def save(temporary: Path, tensors: Mapping[str, Any], record: Mapping[str, Any],
-         colours: np.ndarray | None = None) -> None:
-    """Write a checkpoint to a temporary file that somebody else renames."""
+def save(temporary: Path, tensors: Mapping[str, Any], metadata: Mapping[str, Any],
+         palette: np.ndarray | None = None) -> None:
+    """``write`` to a temporary file that somebody else renames."""
     import mindspore as ms
     values = [{'name': name, 'data': ms.Tensor(value) if isinstance(value, np.ndarray) else value}
               for name, value in tensors.items()]
-    if colours is not None:
-        values.append({'name': PALETTE, 'data': ms.Tensor(np.ascontiguousarray(colours, np.float32))})
+    if palette is not None:
+        values.append({'name': PALETTE, 'data': ms.Tensor(np.ascontiguousarray(palette, np.float32))})
     try:
-        ms.save_checkpoint(values, str(temporary), append_dict={RECORD: json.dumps(dict(record), sort_keys=True)})
+        ms.save_checkpoint(values, str(temporary), append_dict={METADATA: json.dumps(dict(metadata), sort_keys=True)})
     except BaseException:
         temporary.with_suffix('.tmp').unlink(missing_ok=True)  # MindSpore writes there before it renames
         raise

@@ -60,14 +60,15 @@ def _explained(error: BaseException) -> int:
     return BUG
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Have this process killed when its parent ends (on Linux)."""
     if sys.platform == 'linux':
         ctypes.CDLL(None).prctl(_END_WITH_PARENT, signal.SIGKILL)
 
 
 def call(script: Path, argv: list[str]) -> int:
     """Exit status of a script, which ends when this process does; 128 + the signal that ended it."""
-    child = subprocess.Popen([sys.executable, str(script), *argv], preexec_fn=_end_with_parent)
+    child = subprocess.Popen([sys.executable, str(script), *argv], preexec_fn=end_with_parent)
     before = signal.signal(signal.SIGTERM, lambda number, _: child.send_signal(number))
     try:
         status = child.wait()
@@ -76,19 +77,19 @@ def call(script: Path, argv: list[str]) -> int:
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
-    return _told(status, lambda: f'{script.parent.name}/{script.name}')
+    return _shell_status(status, f'{script.parent.name}/{script.name}')
 
 
-def _told(status: int, who: Callable[[], str]) -> int:
-    """An exit status as the shell has it; a line tells of a signal that ended the process."""
+def _shell_status(status: int, name: str) -> int:
+    """A process's exit status as the shell has it; a line tells of a signal that ended it."""
     if status >= 0:
         return status
     cause = ' (out of memory?)' if status == -signal.SIGKILL else ''
-    log(f'{who()} was ended by signal {-status}{cause}; the same command continues')
+    log(f'{name} was ended by signal {-status}{cause}; the same command continues')
     return 128 - status
 
 
-_progress: int | None = None  # where this process tells its supervisor what it works on
+_progress: int | None = None  # the pipe on which this process tells its supervisor what it works on
 
 
 def supervised(work: Callable[[], int]) -> int:
@@ -102,7 +103,7 @@ def supervised(work: Callable[[], int]) -> int:
     receive, _progress = os.pipe()
     child = os.fork()
     if child == 0:
-        _end_with_parent()
+        end_with_parent()
         os.close(receive)
         status = work()
         sys.stdout.flush()
@@ -113,11 +114,13 @@ def supervised(work: Callable[[], int]) -> int:
     interrupted: list[int] = []  # the terminal sends Ctrl-C to both; MindSpore ends a process by SIGTERM then
     signal.signal(signal.SIGINT, lambda number, _: interrupted.append(number))
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if interrupted and status < 0:
+    if status >= 0:
+        return status
+    if interrupted:
         log(INTERRUPTED)
         return 128 + signal.SIGINT
-    with open(receive, encoding='utf-8') as told:
-        return _told(status, lambda: (told.read().splitlines() or ['run.py'])[-1])
+    with open(receive, encoding='utf-8') as names:
+        return _shell_status(status, (names.read().splitlines() or ['run.py'])[-1])
 
 
 def working_on(name: str) -> None:

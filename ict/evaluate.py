@@ -26,9 +26,8 @@ from ict.data import geometry, images
 from ict.errors import UserError, require
 from ict.lock import locked
 from ict.log import log
-from ict.options import positive
+from ict.options import Given, positive
 from ict.runs import inputs, manifest, metrics, perceptual, report
-from ict.runs.config import ViewFlags
 from ict.runs.evaluation import (
     DETERMINISTIC,
     MEAN,
@@ -220,10 +219,10 @@ def main(argv: list[str]) -> int:
     args, further = arguments(argv)
     features = None if args.perceptual is None else perceptual.load(args.perceptual)
     output_dir = files.output_folder(args.save_place, '--save_place')
-    pictures = inputs.find(args.input, '--input', args.mask, '--mask', args.max_pixels, output_dir,
-                           allow_truncated=args.allow_truncated)
+    flags = options.chosen(inputs.ViewFlags, args)
+    pictures = inputs.find(Given.from_args(args, 'input'), Given.from_args(args, 'mask'), flags, output_dir)
     pictures.quiet = True  # run.py says the same
-    view = inputs.View.from_args(options.chosen(ViewFlags, args))
+    view = inputs.View.from_flags(flags)
     evaluation = Evaluation(output_dir, pictures, view, args.sample_num, features)
     with locked(output_dir, '--save_place'):
         refuse_foreign_files(evaluation)

@@ -17,11 +17,7 @@ _NO_FSYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # of file systems that 
 
 
 def output_folder(path: str | Path, option: str) -> Path:
-    """The folder, made if need be.
-
-    Raises:
-        UserError: it is a file, or can't be made or written.
-    """
+    """The folder, made if need be; a UserError where that is a file, or cannot be made or written."""
     folder = Path(path)
     for part in [folder, *folder.parents]:
         if os.path.exists(part) and not os.path.isdir(part):
@@ -95,11 +91,7 @@ def write_json(path: str | Path, content: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """The file's content.
-
-    Raises:
-        UserError: it is not JSON.
-    """
+    """The file's content; a UserError where it is not JSON."""
     try:
         return json.loads(Path(path).read_text(encoding='utf-8'))
     except (OSError, ValueError, RecursionError) as error:
@@ -107,11 +99,7 @@ def read_json(path: str | Path) -> Any:
 
 
 def remove(path: Path) -> None:
-    """Remove a file if it is there.
-
-    Raises:
-        UserError: its folder doesn't allow it.
-    """
+    """Remove a file if it is there; a UserError where its folder doesn't allow it."""
     try:
         if os.path.isfile(path):  # which is False for a name that is too long, too
             path.unlink(missing_ok=True)

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 from ict.errors import UserError, require
 
@@ -11,6 +11,24 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 _Record = TypeVar('_Record', bound='DataclassInstance')
+
+
+class Given(NamedTuple):
+    """A value and the option that gave it, so that error lines name what the user typed."""
+
+    value: Any
+    option: str
+
+    @classmethod
+    def from_args(cls, args: argparse.Namespace, name: str) -> Given:
+        """The value of an option."""
+        return cls(getattr(args, name), f'--{name}')
+
+    def __str__(self) -> str:
+        return f'{self.option} {self.value}'
+
+
+NOT_GIVEN = Given('', '')
 
 
 def boolean(text: str) -> bool:
@@ -60,11 +78,7 @@ def chosen(kind: type[_Record], args: argparse.Namespace, **others: object) -> _
 
 
 def positive(args: object, *names: str, least: float = 1) -> None:
-    """Each of these options must be at least ``least``.
-
-    Raises:
-        UserError: names the first that is not.
-    """
+    """Each of these options must be at least ``least``; a UserError names the first that is not."""
     for name in names:
         value = getattr(args, name)
         require(value is None or value >= least, f'--{name} {value}: must be at least {least:g}')

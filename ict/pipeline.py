@@ -5,9 +5,11 @@ hold the same 8-bit colours that are handed over in memory here.
 """
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,9 @@ from ict import files, pretrained
 from ict.data import images, masks
 from ict.device import runtime
 from ict.errors import UserError, require
+from ict.options import Given
 from ict.runs import inputs
-from ict.runs.config import Given
+from ict.runs.stage import frame_names
 from Transformer import infer as stage_1
 
 Picture = str | Path | Image.Image | np.ndarray
@@ -106,11 +109,7 @@ class Pipeline:
     @classmethod
     def load(cls, model: str = 'demo', *, transformer_ckpt: str | Path = '', upsample_ckpt: str | Path = '',
              device_target: str | None = None, device_id: int = 0) -> Pipeline:
-        """A named pair, or two checkpoint files.
-
-        Raises:
-            UserError: missing or unusable checkpoints, or a device that is not there.
-        """
+        """A named pair, or two checkpoint files; a UserError where they or the device cannot be used."""
         require(bool(transformer_ckpt) == bool(upsample_ckpt), 'transformer_ckpt and upsample_ckpt: give both, they '
                                                                'belong together')
         transformer, generator = (transformer_ckpt, upsample_ckpt) if transformer_ckpt else pretrained.pair(model)
@@ -146,19 +145,25 @@ class Pipeline:
         tokens = stage_1.frames_of(picture.rgb, grey, view, model)
         frames = stage_2.frames_of(picture.rgb, grey, view, stage_2.PaintingFlags.image_size)
         require(any(frame.hole.any() for frame in tokens), 'mask: nothing of the picture is to be filled')
+        n_drawn, cancelled = itertools.count(), cancel or threading.Event()
+
+        def report(before: int, done: int, total: int) -> None:
+            """``done`` of the ``total`` passes of a frame's sample, after ``before`` other samples."""
+            if progress is not None:
+                progress(before * total + done, samples * len(tokens) * total)
+            if cancelled.is_set():
+                raise Cancelled
+
+        completions = []
         with self._lock:
-            self._check(cancel)
+            if cancelled.is_set():
+                raise Cancelled
             sampler, inpainter = self._start(model)
-            total = samples * len(tokens)
-            report = _Progress(total, progress, cancel)
-            completions = []
             for k in range(samples):
                 # sample
-                drawn = []
-                for number, frame in enumerate(tokens):
-                    rng = model.noise(stage_1.frame_name(config.name, number, len(tokens)), k)
-                    drawn += sampler(frame.tokens[None], frame.hole[None], [rng], report.on_pass)
-                    report.next_sample()
+                drawn = [sampler(frame.tokens[None], frame.hole[None], [model.noise(name, k)],
+                                 partial(report, next(n_drawn)))[0]
+                         for frame, name in zip(tokens, frame_names(config.name, len(tokens)), strict=True)]
                 priors = [model.prior(frame, sample) for frame, sample in zip(tokens, drawn, strict=True)]
                 # paint
                 painted = [inpainter.everywhere(frame.image[None], stage_2.enlarged(prior, len(frame.image))[None],
@@ -169,11 +174,6 @@ class Pipeline:
                 completions.append(Completion(whole, priors, sum(sample.log_likelihood for sample in drawn),
                                               picture.icc_profile, picture.exif))
         return completions
-
-    @staticmethod
-    def _check(cancel: threading.Event | None) -> None:
-        if cancel is not None and cancel.is_set():
-            raise Cancelled
 
     def _start(self, model: stage_1.Model) -> tuple[Any, Any]:
         """Sampler and inpainter; networks are loaded at the first call."""
@@ -187,29 +187,8 @@ class Pipeline:
         return model.sampler(self._predictors[reuse]), self._inpainter
 
 
-class _Progress:
-    """Passes done over all samples; the cancel event is looked at after each."""
-
-    def __init__(self, n_samples: int, progress: Callable[[int, int], None] | None,
-                 cancel: threading.Event | None) -> None:
-        self.n_samples, self.progress, self.cancel = n_samples, progress, cancel
-        self.samples_done = 0
-
-    def on_pass(self, done: int, total: int) -> None:
-        if self.progress is not None:
-            self.progress(self.samples_done * total + done, self.n_samples * total)
-        Pipeline._check(self.cancel)
-
-    def next_sample(self) -> None:
-        self.samples_done += 1
-
-
 def decoded(picture: Picture, what: str, background: int = images.WHITE) -> images.Picture:
-    """A picture as the commands decode its file.
-
-    Raises:
-        UserError: it can't be read or is no picture.
-    """
+    """A picture as the commands decode its file; a UserError where it is none."""
     if isinstance(picture, str | Path):
         return images.load(picture, background)
     array = np.asarray(picture.convert('RGBA' if 'A' in picture.mode or 'transparency' in picture.info else 'RGB')
@@ -221,11 +200,7 @@ def decoded(picture: Picture, what: str, background: int = images.WHITE) -> imag
 
 
 def levels_of(mask: Picture, picture: images.Picture, view: inputs.View) -> np.ndarray:
-    """A mask as the commands read it: grey levels (h, w) uint8, hole above 127.
-
-    Raises:
-        UserError: it is no mask.
-    """
+    """A mask as the commands read it: grey levels (h, w) uint8, hole above 127; a UserError where it is none."""
     if isinstance(mask, str) and mask == inputs.ALPHA:
         return masks.of_alpha('image', picture, view.invert_mask, view.dilate)
     if isinstance(mask, np.ndarray) and mask.dtype == bool:

@@ -19,11 +19,7 @@ def paths(name: str) -> tuple[Path, Path]:
 
 
 def pair(name: str) -> tuple[Path, Path]:
-    """The transformer and the generator of a pair.
-
-    Raises:
-        UserError: one of them is not there; says how to fetch it.
-    """
+    """The transformer and the generator of a pair; a UserError where one is missing says how to fetch it."""
     for path in paths(name):
         if not path.is_file():
             remedy = 'restore it with git checkout' if name == DEMO else \

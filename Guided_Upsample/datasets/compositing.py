@@ -25,10 +25,10 @@ def blended(painted: np.ndarray, image: np.ndarray, hole: np.ndarray) -> np.ndar
     if not hole.any() or hole.all():
         return np.where(hole[..., None], painted, image)
     share = cv2.blur(hole.astype(np.float32), (3, 3), borderType=cv2.BORDER_CONSTANT)
-    rim = (share > 1e-6) & ~hole
+    boundary = (share > 1e-6) & ~hole
     inner = cv2.blur(np.where(hole[..., None], painted, np.float32(0)), (3, 3), borderType=cv2.BORDER_CONSTANT)
-    difference = np.where(rim[..., None], image - inner / np.maximum(share, 1e-6)[..., None], np.float32(0))
-    membrane = _pull_push(difference, rim.astype(np.float32))
+    difference = np.where(boundary[..., None], image - inner / np.maximum(share, 1e-6)[..., None], np.float32(0))
+    membrane = _pull_push(difference, boundary.astype(np.float32))
     inside = hole[..., None]
     for _ in range(_RELAXATIONS):
         around = cv2.blur(membrane, (3, 3), borderType=cv2.BORDER_REPLICATE)
@@ -81,9 +81,9 @@ def _rows_of(wide: np.ndarray, height: int, start: int, stop: int) -> np.ndarray
     """
     if height < len(wide):
         return cv2.resize(wide, (wide.shape[1], height), interpolation=cv2.INTER_AREA)[start:stop]
-    place = (np.arange(start, stop) + 0.5) * (len(wide) / height) - 0.5
-    first = np.floor(place).astype(int)
-    offset = (place - first).astype(np.float32)
+    position = (np.arange(start, stop) + 0.5) * (len(wide) / height) - 0.5
+    first = np.floor(position).astype(int)
+    offset = (position - first).astype(np.float32)
     rows = np.zeros((stop - start, *wide.shape[1:]), np.float32)
     for tap in (-1, 0, 1, 2):
         rows += _cubic(np.abs(offset - tap))[:, None, None] * wide[np.clip(first + tap, 0, len(wide) - 1)]

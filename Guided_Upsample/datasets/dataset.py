@@ -22,11 +22,7 @@ _BOUNDARY_REACH = 2.5  # pixels over which the weight at a hole's boundary falls
 
 
 def priors_of(folders: list[Path], pictures: Listing, i: int) -> list[Path]:
-    """A picture's priors in stage 1's folders, one or more.
-
-    Raises:
-        UserError: there are none.
-    """
+    """A picture's priors in stage 1's folders, one or more; a UserError where there are none."""
     own = [path for folder in folders if (path := folder / f'{pictures.id(i)}.png').is_file()]
     if not own:
         raise UserError(f'{folders[0].parent}: has no prior of {pictures.path(i)} ({pictures.id(i)}.png)')
@@ -100,11 +96,7 @@ class Source:
         return image, prior, hole
 
     def require_readable(self) -> None:
-        """Read all files of a held-back part.
-
-        Raises:
-            UserError: names those that cannot be read, all together.
-        """
+        """Read all files of a held-back part; a UserError names all that cannot be read."""
         held_back = HeldBackFiles()
         for i in tqdm(range(len(self.pictures)), desc='held-back pictures', unit='image', disable=None):
             held_back.read(images.load_rgb, self.pictures.path(i))

@@ -4,44 +4,26 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from Guided_Upsample.datasets.dataset import PAIRED_FILE, ExampleConfig, Source, priors_of
 from ict.data import pairs
-from ict.device import parallel
-from ict.errors import UserError, require
+from ict.errors import require
 from ict.log import log
+from ict.options import NOT_GIVEN, Given
 from ict.runs import inputs, manifest
-from ict.runs.config import Given
-from ict.training import loop, mask_sources
-from ict.training.mask_sources import MaskSource, PairedFile
+from ict.training import loop
+from ict.training.mask_sources import PairedFile, PicturePaths
 
-_NOTHING = Given('', '')
 _PROBES = 100  # pictures whose priors are looked for before a training starts
 
 
-
 @dataclass(frozen=True)
-class SourcePaths:
-    """What a source is made of.
+class SourcePaths(PicturePaths):
+    """``PicturePaths``, and stage 1's folder of priors; '' for degraded pictures."""
 
-    Attributes:
-        output_dir: is not searched.
-        masks, priors: '' where there are none.
-        cache: whether the listing of the pictures is kept there.
-        invert_mask, dilate: how mask files are read, see ``MaskFiles``.
-    """
-
-    pictures: Given
-    mask_type: type[MaskSource]
-    output_dir: Path
-    masks: Given = _NOTHING
-    priors: Given = _NOTHING
-    cache: bool = False
-    invert_mask: bool = False
-    dilate: int = 0
+    priors: Given = NOT_GIVEN
 
 
 def find(paths: SourcePaths, centres: np.ndarray, config: ExampleConfig, is_held_back: bool = False) -> Source:
@@ -53,16 +35,11 @@ def find(paths: SourcePaths, centres: np.ndarray, config: ExampleConfig, is_held
             others when it meets them; a validation must not fail hours later.
 
     Raises:
-        UserError: see ``pairs.listing`` and ``pairs.masks_for``; or the priors are not those of the pictures and masks.
+        UserError: see ``PicturePaths.find``; or the priors are not those of the pictures and masks.
     """
-    pictures = pairs.listing(paths.pictures.value, paths.pictures.option, without=[paths.output_dir],
-                             cache=paths.output_dir / 'files.npz' if paths.cache else None, unique=False,
-                             writes=parallel.is_writer())
-    mask_files = mask_sources.find(paths.masks.value, paths.masks.option, paths.output_dir, paths.invert_mask,
-                                   paths.dilate) if paths.mask_type.reads_files else None
-    pictures, mask_files = mask_sources.apart(pictures, mask_files)
-    prior_folders = pairs.condition_folders(paths.priors.value, paths.priors.option) if paths.priors.value else None
-    source = Source(pictures, paths.mask_type(mask_files, pictures), prior_folders, centres, config)
+    pictures, mask_source = paths.find()
+    prior_folders = pairs.condition_folders(*paths.priors) if paths.priors.value else None
+    source = Source(pictures, mask_source, prior_folders, centres, config)
     if prior_folders is not None:
         every = 1 if is_held_back else max(1, len(pictures) // _PROBES)
         _check_priors(source, prior_folders, range(0, len(pictures), every), paths)
@@ -85,22 +62,16 @@ def _check_priors(source: Source, folders: list[Path], numbers: range, paths: So
     for i in numbers:
         priors_of(folders, source.pictures, i)
         if masks is not None and made is not None:
-            _require_same_files(made['pictures'].get(source.pictures.id(i), {}), source.pictures.path(i), masks.path(i),
-                                culprit)
-
-
-def _require_same_files(entry: dict[str, Any], picture: Path, mask: Path, culprit: str) -> None:
-    """Raises a UserError unless stage 1's manifest says that a prior was made of this picture and this mask."""
-    paths = {'image': picture, 'mask': mask}
-    other = manifest.other_source(entry, {f'{key}_digest': manifest.file_digest(paths[key]) for key in paths})
-    if other is not None:
-        raise UserError(f'{culprit}: its prior of {picture} was made with another {other} than {paths[other]}; '
-                        f'run stage 1 again')
+            used = {'image': source.pictures.path(i), 'mask': masks.path(i)}
+            other = manifest.other_source(made['pictures'].get(source.pictures.id(i), {}),
+                                          {f'{key}_digest': manifest.file_digest(path) for key, path in used.items()})
+            require(other is None, f'{culprit}: its prior of {used["image"]} was made with another {other} than '
+                                   f'{used.get(other or "")}; run stage 1 again')
 
 
 def best_by(held_back: Source) -> str:
     """What decides 'best': a score with degraded pictures cannot be compared with one with stage 1's priors."""
-    decides = loop.best_by(held_back.pictures, held_back.mask_source.files)
+    decides = loop.best_by(held_back.pictures, held_back.mask_source)
     if held_back.prior_folders is None:
         return decides
     digests = [manifest.file_digest(path) for i in range(len(held_back.pictures))

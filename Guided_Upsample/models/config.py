@@ -36,25 +36,23 @@ class GeneratorConfig:
     padding: str = 'symmetric'
 
     @classmethod
-    def from_checkpoint(cls, checkpoint: Checkpoint, padding: str | None) -> GeneratorConfig:
-        """The generator that a checkpoint's shapes and metadata describe, checked in every key and shape.
+    def from_checkpoint(cls, ckpt: Checkpoint, flags: dict[str, Any]) -> GeneratorConfig:
+        """The generator that a checkpoint's shapes and metadata tell, checked in every key and shape.
 
         Args:
-            padding: the flag, None where the user gave none.
+            flags: what the user passed (others None): residual_blocks, base_channels, padding.
 
         Raises:
-            UserError: the flag contradicts the checkpoint, or its shapes fit no generator.
+            UserError: a flag contradicts the checkpoint, or its shapes fit no generator.
         """
-        blocks = {int(m[1]) for name in checkpoint.entries if (m := re.match(r'middle\.(\d+)\.', name))}
-        recorded = checkpoint.metadata.get('architecture', {}).get('padding')
-        if padding is not None and recorded is not None and padding != recorded:
-            raise UserError(f'--padding {padding} contradicts {checkpoint.path}, which has {recorded}; '
-                            f'leave the flag out')
-        chosen = recorded or padding or 'symmetric'
-        if chosen not in PADDINGS:
-            raise UserError(f'{checkpoint.path}: its padding {chosen!r} is neither of {PADDINGS}')
-        config = cls(len(blocks), checkpoint.shape('encoder.1.weight')[0], chosen)
-        check(checkpoint, config.shapes())
+        blocks = {int(m[1]) for name in ckpt.entries if (m := re.match(r'middle\.(\d+)\.', name))}
+        told = {'residual_blocks': len(blocks), 'base_channels': ckpt.shape('encoder.1.weight')[0]}
+        if recorded := ckpt.metadata.get('architecture', {}).get('padding'):
+            told['padding'] = recorded
+        config = cls(**ckpt.merged(told, flags))
+        if config.padding not in PADDINGS:
+            raise UserError(f'{ckpt.path}: its padding {config.padding!r} is neither of {PADDINGS}')
+        check(ckpt, config.shapes())
         return config
 
     def metadata(self) -> dict[str, Any]:

@@ -16,11 +16,6 @@ from ict.device import precision
 from ict.training import losses, optimizers
 
 
-def _none(name: str) -> bool:
-    """No weight is decayed."""
-    return False
-
-
 @dataclass(frozen=True)
 class TrainConfig:
     """What a step does: the options of the same names, and the weight of each loss."""
@@ -62,7 +57,8 @@ class TrainStep:
         self.gen_optimizer = optimizers.adam(generator, self.rate, *betas, 'gen')
         self.dis_optimizer = optimizers.adam(discriminator, self.rate * D2G_lr, *betas, 'dis')
         update_generator, update_discriminator = (
-            optimizers.Update(optimizer, train_config.clip_norm, 0.0, _none, train_config.distributed, scaler)
+            optimizers.Update(optimizer, train_config.clip_norm, 0.0, lambda name: False, train_config.distributed,
+                              scaler)
             for optimizer in (self.gen_optimizer, self.dis_optimizer))
 
         # Losses.

@@ -82,14 +82,7 @@ class GPTConfig:
                 log(f'{ckpt.path.name}: has the shapes of the published {name} model: '
                     f'n_head {row[1]}, GELU_2 {row[2]}')
 
-        # Flags say what is still open, and may not contradict the rest
-        for key, value in flags.items():
-            if value is None:
-                continue
-            if key in values and values[key] != value:
-                raise UserError(f'--{key} {value} contradicts {ckpt.path}, which has {key} {values[key]}; '
-                                f'leave the flag out')
-            values[key] = value
+        values = ckpt.merged(values, flags)
         values.setdefault('n_head', DEFAULT_HEADS)
         values.setdefault('GELU_2', False)
         if n_embd % values['n_head']:

@@ -49,6 +49,7 @@ SAYS_MORE = 'python -m ict.device says more'
 ANSWER_SECONDS = 60.0  # a sleeping card takes a few
 ROOT = Path(__file__).resolve().parents[2]
 
+
 class Card(NamedTuple):
     """A GPU by its name and compute capability."""
 
@@ -92,14 +93,14 @@ class Machine:
 
     def problems(self, device_id: int = 0) -> list[Problem]:
         """Everything that keeps MindSpore from using card ``device_id``, the gravest first; empty when it can."""
-        return [*self._without_plugin(), *self._without_driver(), *self._without_card(device_id),
-                *self._without_libraries()]
+        return list(self._problems(device_id))
 
-    def _without_plugin(self) -> Iterator[Problem]:
+    def _problems(self, device_id: int) -> Iterator[Problem]:
+        # MindSpore's plugin
         if self.plugin is None:
             yield Problem(f'MindSpore 2.8 with its GPU plugin ({PLUGIN}) is not installed', INSTALL_MINDSPORE)
 
-    def _without_driver(self) -> Iterator[Problem]:
+        # Driver
         install = f"install NVIDIA's driver {OLDEST_DRIVER} or later"
         if self.fault:
             yield Problem(f'the NVIDIA driver finds no GPU ({self.fault})',
@@ -109,17 +110,16 @@ class Machine:
         elif self.cuda < OLDEST_DRIVER_CUDA or (self.driver and _numbers(self.driver) < _numbers(OLDEST_DRIVER)):
             yield Problem(f'the NVIDIA driver {self.driver or "for CUDA " + dotted(self.cuda)} is too old', install)
 
-    def _without_card(self, device_id: int) -> Iterator[Problem]:
+        # Card
         if self.cards and device_id >= len(self.cards):
             yield Problem(f'there is no GPU {device_id}', f'--device_id goes from 0 to {len(self.cards) - 1}')
         elif self.cards and self.cards[device_id].capability < OLDEST_CARD:
-            card = self.cards[device_id]
-            yield Problem(f'GPU {device_id} ({card.name}, compute capability {dotted(card.capability)}) is too old',
+            name, capability = self.cards[device_id]
+            yield Problem(f'GPU {device_id} ({name}, compute capability {dotted(capability)}) is too old',
                           f'MindSpore needs {dotted(OLDEST_CARD)} or later')
 
-    def _without_libraries(self) -> Iterator[Problem]:
-        missing = [name for name in NEEDED if not self.libraries.get(name)]
-        if missing:
+        # Libraries
+        if missing := [name for name in NEEDED if not self.libraries.get(name)]:
             yield Problem(f'{", ".join(missing)} not found', INSTALL_LIBRARIES)
         if self.broken:
             yield Problem(f'a library cannot be loaded ({self.broken})', f'{INSTALL_LIBRARIES} --force-reinstall')
@@ -145,16 +145,15 @@ def this_machine() -> Machine:
     spec = importlib.util.find_spec('mindspore')
     folders = spec.submodule_search_locations if spec is not None else None
     plugins = Path(folders[0]) / 'lib' / 'plugin' if folders else None
-    return discover(plugins, library_folders(sys.path, os.environ.get('LD_LIBRARY_PATH', '')), loader_cache)
+    return discover(plugins, library_folders(sys.path, os.environ.get('LD_LIBRARY_PATH', '')), loader_cache())
 
 
 def library_folders(python_path: Sequence[str], library_path: str) -> list[Path]:
     """Folders that may hold NVIDIA's libraries: those of the wheels, LD_LIBRARY_PATH's, the plugin's own."""
-    wheels = [folder for place in python_path for folder in sorted(Path(place or '.').glob('nvidia/*/lib'))]
+    wheels = [folder for entry in python_path for folder in sorted(Path(entry or '.').glob('nvidia/*/lib'))]
     return [*wheels, *map(Path, filter(None, library_path.split(':'))), Path(f'/usr/local/cuda-{CUDA}/lib64')]
 
 
-@functools.cache
 def loader_cache() -> dict[str, str]:
     """File of each library that the system's loader knows by name."""
     try:
@@ -174,20 +173,20 @@ def parse_loader_cache(listing: str) -> dict[str, str]:
     return found
 
 
-def discover(plugins: Path | None, folders: Sequence[Path], system: Callable[[], dict[str, str]],
+def discover(plugins: Path | None, folders: Sequence[Path], system: dict[str, str],
              load: Callable[[str], Any] = ctypes.CDLL, proc: Path = Path('/proc')) -> Machine:
     """Look for everything.
 
     Args:
         plugins: MindSpore's plugin folder, None where MindSpore isn't installed.
         folders: where libraries are looked for first.
-        system: gives the system's libraries by name.
+        system: file of each library that the system's loader knows by name.
         load: opens a library.
         proc: the system's /proc.
     """
     plugin = plugins / PLUGIN if plugins is not None and (plugins / PLUGIN).is_file() else None
-    libraries = {name: str(next((file for folder in folders if (file := folder / name).is_file()), ''))
-                 or system().get(name, '') for name in (*NEEDED, ZLIB)}
+    libraries = {name: str(next((file for folder in folders if (file := folder / name).is_file()),
+                                system.get(name, ''))) for name in (*NEEDED, ZLIB)}
     answer: dict[str, Any] = {}
     if hasattr(os, 'fork'):
         answer = _apart(lambda: _ask_driver(load), 'fault')

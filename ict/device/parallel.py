@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
+from tqdm import tqdm
 
 from ict.errors import UserError, require
 
@@ -30,7 +31,6 @@ _LOST = ('another rank has ended, or its machine is out of reach; finished files
          'all machines (a training: with --ckpt_path) continues')
 _LOST_STATUS = 2
 _SAYS_LOST = ('cluster', 'meta server', 'AllReduce')  # of MindSpore's errors when a collective broke
-_ESTABLISHED = '01'  # Linux's number of that state of a connection
 _left = threading.Event()
 
 
@@ -131,11 +131,7 @@ def _check_port(host: str, port: int) -> None:
 
 
 def serve() -> NoReturn:
-    """Be msrun's scheduler until the ranks are done, then leave.
-
-    Raises:
-        UserError: they did not come together, or one was lost.
-    """
+    """Be msrun's scheduler until the ranks are done, then leave; a UserError where they did not come together."""
     os.environ.setdefault('GLOG_v', '3')
     _end_without_ranks()
     import mindspore as ms
@@ -154,6 +150,7 @@ def _end_without_ranks() -> None:
     It would wait for hours for ranks that ended before they joined, and msrun would wait for it. Where one has come to
     it, it ends by itself: at once when all ranks are done, after ``LOST_AFTER`` seconds when one is lost.
     """
+    import psutil
     scheduler, launcher = os.getpid(), os.getppid()
     children = Path(f'/proc/{launcher}/task/{launcher}/children')
     if not children.is_file() or os.fork():
@@ -162,7 +159,8 @@ def _end_without_ranks() -> None:
     last_seen = time.monotonic()
     with suppress(OSError):  # msrun has ended
         while os.getppid() == scheduler:
-            have_come = have_come or _has_connections(_scheduler()[1])
+            have_come = have_come or any(one.status == psutil.CONN_ESTABLISHED and one.laddr.port == _scheduler()[1]
+                                         for one in psutil.net_connections('tcp'))
             others = [child for child in children.read_text().split() if child != str(scheduler) and _is_alive(child)]
             if others or not have_been:
                 last_seen = time.monotonic()
@@ -171,13 +169,6 @@ def _end_without_ranks() -> None:
             have_been = have_been or bool(others)
             time.sleep(0.5)
     os._exit(0)
-
-
-def _has_connections(port: int) -> bool:
-    """Whether somebody is connected to a port of this machine."""
-    rows = [row.split() for table in map(Path, ('/proc/net/tcp', '/proc/net/tcp6')) if table.is_file()
-            for row in table.read_text().splitlines()[1:]]
-    return any(row[1].endswith(f':{port:04X}') and row[3] == _ESTABLISHED for row in rows)
 
 
 def _is_alive(process: str) -> bool:
@@ -249,9 +240,9 @@ def _on_sigterm(number: int, _: object) -> None:
 
 
 def _end(line: str, status: int) -> None:
-    from ict.log import log
     if not _left.is_set():
-        log(f'error: {line}', every_rank=True)
+        tqdm.write(f'error: {line}', file=sys.stderr)
+        sys.stderr.flush()
         os._exit(status)
 
 

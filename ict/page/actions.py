@@ -57,11 +57,7 @@ class Actions:
         return answer | {'download': address(saved[0])} if saved else answer
 
     def prepare(self, marks: list[Mark], grow: int, request: gr.Request) -> None:
-        """Before a computation waits for its turn.
-
-        Raises:
-            gr.Error: there is nothing to complete.
-        """
+        """Before a computation waits for its turn; a gr.Error where there is nothing to complete."""
         try:
             self._session(request).prepare(marks, grow)
         except UserError as error:

@@ -61,7 +61,7 @@ class Evaluation:
 
     def load(self, path: Path) -> np.ndarray:
         """A result: (H, W, 3) uint8."""
-        return images.load_rgb(path, self.pictures.max_pixels if self.at_own_size else images.MAX_PIXELS)
+        return images.load_rgb(path, self.pictures.flags.max_pixels if self.at_own_size else images.MAX_PIXELS)
 
     def scored_paths(self, picture: str) -> list[Path]:
         """All files that an outside scorer gets of a picture."""
@@ -117,11 +117,7 @@ def rows_of(samples: Sequence[Metrics], sample_diversity: Metrics, deterministic
 
 
 def read_samples(evaluation: Evaluation, picture: str) -> np.ndarray:
-    """The samples of a picture: (n, H, W, 3) uint8.
-
-    Raises:
-        UserError: one is missing or unreadable, or of another size than the first.
-    """
+    """The samples of a picture: (n, H, W, 3) uint8; a UserError where one is missing or of another size."""
     samples: list[np.ndarray] = []
     for k in range(evaluation.sample_num):
         path = evaluation.path(SAMPLES, picture, k)
@@ -184,11 +180,7 @@ def score_picture(evaluation: Evaluation, i: int, sampled: ResultMetrics, determ
 
 
 def read_metrics(path: Path) -> ResultMetrics:
-    """Stage 2's metrics.csv.
-
-    Raises:
-        UserError: unreadable, or not such a table.
-    """
+    """Stage 2's metrics.csv; a UserError where it is no such table."""
     try:
         with open(path, encoding='utf-8', errors='surrogateescape', newline='') as stream:
             return {(row['id'], int(row['result'])): {name: float(row[name]) for name in metrics.NAMES}

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,10 +19,8 @@ from ict.data import geometry, images, listing, masks, pairs
 from ict.device import parallel
 from ict.errors import UserError, require
 from ict.log import log
+from ict.options import Given
 from ict.runs.manifest import STAGE_1, file_digest
-
-if TYPE_CHECKING:
-    from ict.runs.config import ViewFlags
 
 MASK_MODES = ('sealed', 'published')
 MOST_OF_A_KIND = 20  # lines; a folder may hold thousands of pictures with the same peculiarity
@@ -47,6 +45,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 @dataclass(frozen=True)
+class ViewFlags:
+    """How pictures and masks are to be seen; None where the user leaves it open."""
+
+    mask_mode: str | None = None
+    geometry: str | None = None
+    invert_mask: bool = False
+    dilate: int = 0
+    max_pixels: int = images.MAX_PIXELS
+    allow_truncated: bool = False
+
+
+@dataclass(frozen=True)
 class View:
     """How pictures and masks are seen."""
 
@@ -56,14 +66,10 @@ class View:
     dilate: int = 0
 
     @classmethod
-    def from_args(cls, args: ViewFlags, mask_mode: str = 'sealed', geometry_name: str = 'crop') -> View:
-        """From what the user chose; the other arguments are the defaults.
-
-        Raises:
-            UserError: options that exclude each other.
-        """
-        options.positive(args, 'dilate', 'max_pixels', least=0)
-        view = cls(args.mask_mode or mask_mode, args.geometry or geometry_name, args.invert_mask, args.dilate)
+    def from_flags(cls, flags: ViewFlags, mask_mode: str = 'sealed', geometry_name: str = 'crop') -> View:
+        """From what the user chose; the other arguments are the defaults; a UserError where they exclude each other."""
+        options.positive(flags, 'dilate', 'max_pixels', least=0)
+        view = cls(flags.mask_mode or mask_mode, flags.geometry or geometry_name, flags.invert_mask, flags.dilate)
         if view.geometry == 'published' and view.mask_mode == 'sealed':
             raise UserError('--geometry published moves the mask against the image, so nothing can be sealed; '
                             'add --mask_mode published')
@@ -86,8 +92,7 @@ class Inputs:
     pictures: pairs.Listing
     mask_files: pairs.Listing
     numbers: list[int]
-    max_pixels: int
-    allow_truncated: bool = False
+    flags: ViewFlags
     notes: list[str] = field(default_factory=list)
     quiet: bool = False
     said: set[str] = field(default_factory=set)
@@ -121,21 +126,18 @@ class Inputs:
         return {**image, 'mask': self.mask_files.name(number), 'mask_digest': self._mask_digests[number]}
 
     def read(self, i: int, view: View) -> tuple[images.Picture, np.ndarray]:
-        """The decoded picture and its mask as grey levels (h, w) uint8.
-
-        Raises:
-            UserError: one of them is unreadable, or there is nothing to fill.
-        """
-        self._say_notes()
-        path = self.mask_path(i)
-        picture = images.load(self.pictures.path(i), max_pixels=self.max_pixels, allow_truncated=self.allow_truncated)
+        """The decoded picture and its mask as grey levels (h, w) uint8; a UserError where there is nothing to fill."""
+        for line in self.notes if not self.quiet else ():
+            log(line)
+        self.notes = []
+        path, limits = self.mask_path(i), (self.flags.max_pixels, self.flags.allow_truncated)
+        picture = images.load(self.pictures.path(i), images.WHITE, *limits)
         published = view.mask_mode == 'published'
         if self.from_alpha:
             levels = masks.of_alpha(path, picture, view.invert_mask, view.dilate)
             notes = masks.remarks(path, levels, view.invert_mask, view.dilate, ('what is transparent', 'the rest'))
         else:
-            levels, notes = masks.read(path, view.invert_mask, view.dilate, self.max_pixels, self.allow_truncated,
-                                       published)
+            levels, notes = masks.read(path, view.invert_mask, view.dilate, *limits, published)
         if not published:
             levels = self._fitted(i, levels, picture, view)
         if levels.max() <= (0 if published else geometry.HOLE_LEVEL):
@@ -174,11 +176,6 @@ class Inputs:
         elif self._times[kind] == MOST_OF_A_KIND:
             log(f'{line} (further lines like this one are left out)', every_rank=True)
 
-    def _say_notes(self) -> None:
-        for line in self.notes if not self.quiet else ():
-            log(line)
-        self.notes = []
-
     def reads(self, path: Path) -> bool:
         """Whether a file is one of the pictures or masks."""
         return _own_path(path) in self._own_paths
@@ -195,35 +192,28 @@ class Inputs:
                 raise UserError(f'{option}: {path} would be written, and is an input; name another place')
 
 
-def find(image_value: str, image_option: str, mask_value: str, mask_option: str, max_pixels: int,
-         output_dir: str | Path, *further: str | Path, allow_truncated: bool = False) -> Inputs:
-    """List and pair images and masks; ``output_dir`` and the ``further`` folders of results are never searched.
-
-    Raises:
-        UserError: see ``listing.find``, ``pairs.apart`` and ``pairs.match``.
-    """
+def find(given: Given, masks_given: Given, flags: ViewFlags, output_dir: str | Path, *further: str | Path) -> Inputs:
+    """List and pair images and masks; ``output_dir`` and the ``further`` folders of results are never searched."""
     without = [Path(folder) for folder in (output_dir, *further)]
-    pictures = listing.find(image_value, image_option, without=without)
-    if mask_value == ALPHA:
-        require(not os.path.exists(ALPHA), f'{mask_option} {ALPHA}: is the name of a file or folder here; write '
-                                           f'./{ALPHA} for it, or go elsewhere to fill transparent parts')
-        return Inputs(pictures, pictures, list(range(len(pictures))), max_pixels, allow_truncated,
-                      list(pictures.notes))
-    mask_files = listing.find(mask_value, mask_option, without=without, unique=False)
+    pictures = listing.find(*given, without=without)
+    if masks_given.value == ALPHA:
+        require(not os.path.exists(ALPHA), f'{masks_given}: is the name of a file or folder here; write ./{ALPHA} for '
+                                           f'it, or go elsewhere to fill transparent parts')
+        return Inputs(pictures, pictures, list(range(len(pictures))), flags, list(pictures.notes))
+    mask_files = listing.find(*masks_given, without=without, unique=False)
     notes = dict.fromkeys((*pictures.notes, *mask_files.notes))
     pictures, mask_files = pairs.apart(pictures, mask_files)
     pairing = pairs.match(pictures, mask_files, str(Path(output_dir) / STAGE_1))
-    return Inputs(pictures, mask_files, pairing.numbers, max_pixels, allow_truncated, [*notes, *pairing.notes])
+    return Inputs(pictures, mask_files, pairing.numbers, flags, [*notes, *pairing.notes])
 
 
-def without_masks(image_value: str, image_option: str, mask_option: str, max_pixels: int,
-                  output_dir: str | Path) -> str:
+def without_masks(given: Given, mask_option: str, max_pixels: int, output_dir: str | Path) -> str:
     """``ALPHA`` for pictures without masks, of which each has a transparent part that can be filled.
 
     Raises:
         UserError: names the first picture that has none.
     """
-    pictures = listing.find(image_value, image_option, without=Path(output_dir))
+    pictures = listing.find(*given, without=Path(output_dir))
     for i in range(len(pictures)):
         picture = images.load(pictures.path(i), max_pixels=max_pixels, allow_truncated=False)
         try:

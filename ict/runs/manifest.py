@@ -67,11 +67,7 @@ class Manifest:
 
 
 def read(folder: str | Path, name: str) -> dict[str, Any] | None:
-    """The manifest of a save place, None when it has none.
-
-    Raises:
-        UserError: the file is no manifest.
-    """
+    """The manifest of a save place, None when it has none; a UserError where the file is none."""
     path = Path(folder) / name
     if not os.path.isfile(path):
         return None

@@ -174,11 +174,7 @@ class Features:
 
 
 def load(name: str) -> Features:
-    """One of NETWORKS with its weights.
-
-    Raises:
-        UserError: see ``find_weights``.
-    """
+    """One of NETWORKS with its weights."""
     return Features(NETWORKS[name], find_weights(name))
 
 

@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 from ict import files
 from ict.runs import metrics
 
-HOLE_BINS = ((0.0, 0.1), (0.1, 0.2), (0.2, 0.4), (0.4, 0.6), (0.6, 1.01))  # 1 belongs to the last
-ALL_HOLES = (0.0, 1.01)
+HOLE_BINS = {'0-10 %': (0.0, 0.1), '10-20 %': (0.1, 0.2), '20-40 %': (0.2, 0.4), '40-60 %': (0.4, 0.6),
+             '60-100 %': (0.6, 1.01), 'all': (0.0, 1.01)}  # 1 belongs to the last
 
 Columns = Sequence[tuple[str, str, int]]  # title, key, decimals
 
@@ -61,8 +61,7 @@ def _panel(name: str, points: list[tuple[int, float]], width: int, height: int) 
     left, right, top, bottom = 64, 14, 28, 30
     panel = Image.new('RGB', (width, height), _PAPER)
     draw = ImageDraw.Draw(panel)
-    x = np.array([p[0] for p in points], float)
-    y = np.array([p[1] for p in points], float)
+    x, y = np.array(points, float).T
     low, high = y.min(), y.max()
     if high == low:
         low, high = low - 0.5, high + 0.5
@@ -80,13 +79,11 @@ def _panel(name: str, points: list[tuple[int, float]], width: int, height: int) 
     for tick in _ticks(first, last):
         across, _ = to_pixels(tick, low)
         draw.text((across, height - bottom + 6), f'{tick:g}', fill=_INK, font=_font(11), anchor='mt')
-    line = [to_pixels(a, b) for a, b in zip(x, y, strict=True)]
-    if len(line) >= _SMOOTHED:
-        draw.line(line, fill=_NOISE, width=1)
-        window = len(line) // 20
-        total = np.cumsum(np.concatenate([[0.0], y]))
-        line = [to_pixels(x[i], (total[i + 1] - total[max(0, i + 1 - window)]) / min(i + 1, window))
-                for i in range(len(line))]
+    if len(points) >= _SMOOTHED:
+        draw.line([to_pixels(*point) for point in points], fill=_NOISE, width=1)
+        window = len(points) // 20
+        y = np.convolve(y, np.ones(window))[:len(y)] / np.minimum(np.arange(len(y)) + 1, window)
+    line = [to_pixels(*point) for point in zip(x, y, strict=True)]
     if len(line) > 1:
         draw.line(line, fill=_LINE, width=2, joint='curve')
     else:
@@ -106,9 +103,9 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def write_csv(path: str | Path, rows: Sequence[dict[str, Any]]) -> None:
-    """A table with the first row's columns, crash-safe; nan becomes an empty cell."""
+    """A table with the columns of all rows, crash-safe; what a row lacks, and nan, is an empty cell."""
     text = io.StringIO()
-    table = csv.DictWriter(text, list(rows[0]), lineterminator='\n')
+    table = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator='\n')
     table.writeheader()
     table.writerows({key: '' if _is_nan(value) else value for key, value in row.items()} for row in rows)
     files.write_bytes(path, text.getvalue().encode('utf-8', 'surrogateescape'))
@@ -131,11 +128,6 @@ def _is_nan(value: Any) -> bool:
     return isinstance(value, float) and math.isnan(value)
 
 
-def bin_name(low: float, high: float) -> str:
-    """'10-20 %'."""
-    return f'{100 * low:.0f}-{100 * min(high, 1.0):.0f} %'
-
-
 def means_by_hole(rows: Sequence[dict[str, Any]], names: Sequence[str] = metrics.NAMES) -> list[dict[str, Any]]:
     """Means of the metrics by the share of the picture in the hole (row['hole']), then over all rows.
 
@@ -144,15 +136,9 @@ def means_by_hole(rows: Sequence[dict[str, Any]], names: Sequence[str] = metrics
         equal their originals and are left out of the mean PSNR) and the means.
     """
     table = []
-    for low, high in (*HOLE_BINS, ALL_HOLES):
+    for name, (low, high) in HOLE_BINS.items():
         inside = [row for row in rows if low <= row['hole'] < high]
         if inside:
-            table.append({'hole': 'all' if (low, high) == ALL_HOLES else bin_name(low, high), 'results': len(inside),
-                          'identical': metrics.n_identical(inside), **metrics.means(inside, names)})
+            table.append({'hole': name, 'results': len(inside), 'identical': metrics.n_identical(inside),
+                          **metrics.means(inside, names)})
     return table
-
-
-def write_metrics(path: Path, by_hole_path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """The metrics of each result, and their means by the share of the hole."""
-    write_csv(path, rows)
-    write_csv(by_hole_path, means_by_hole(rows))

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -94,17 +94,24 @@ class StartingPoint:
     weights: dict[str, checkpoint.Checkpoint] = field(default_factory=dict)
     state: checkpoint.Checkpoint | None = None
 
+    @classmethod
+    def from_files(cls, paths: dict[str, Path], kinds: dict[str, str], with_state: bool = True) -> StartingPoint:
+        """The checkpoints of networks of these kinds, and the training state beside the first; both by name.
+
+        Raises:
+            UserError: a file is missing or holds another network, or the state belongs to other weights.
+        """
+        state = _find_state(next(iter(paths.values()))) if with_state else None
+        weights = {}
+        for name, path in paths.items():
+            ckpt = checkpoint.read(path, '--ckpt_path') if state is None or path.is_file() else _weights_in(state, name)
+            weights[name] = ckpt.expect(kinds[name], '--ckpt_path')
+        return cls(weights, state)
+
     @property
     def step(self) -> int:
         """Optimizer steps already done."""
         return self.state.metadata['progress']['step'] if self.state is not None else 0
-
-
-class HasDigest(Protocol):
-    """A listing of files."""
-
-    def digest(self) -> str:
-        """What tells two listings apart."""
 
 
 @dataclass
@@ -138,32 +145,32 @@ class Checkpointer:
     """
 
     def __init__(self, folder: Path, networks: dict[str, TrainedNetwork], settings: dict[str, Any],
-                 centres: np.ndarray | None, extra: dict[str, Any] | None = None) -> None:
-        self.folder, self.networks, self.settings, self.centres = folder, networks, settings, centres
-        self.extra = extra or {}
+                 centres: np.ndarray, extra: dict[str, Any]) -> None:
+        self.folder, self.networks, self.settings, self.centres, self.extra = folder, networks, settings, centres, extra
         self.name = next(iter(networks))
         self.state = folder / state_name(self.name)
 
-    def require_same_on_all_ranks(self, files: Mapping[str, HasDigest | None], rhythm: Sequence[int],
+    def require_same_on_all_ranks(self, digests: Mapping[str, str | None], rhythm: Sequence[int],
                                   point: StartingPoint) -> None:
-        """Compare what the ranks of a distributed training have; all of them must call this.
+        """Raises a UserError where a rank has other files, options or weights; all ranks must call this.
 
         Args:
-            files: listings by the option that named them.
+            digests: of listings, by the option that named them.
             rhythm: numbers of steps: the last one, and those between saves and validations.
-
-        Raises:
-            UserError: one of them has other files, options or weights.
         """
-        for option, listing in files.items():
-            parallel.same_on_all_ranks(option, listing and listing.digest())
+        for option, digest in digests.items():
+            parallel.same_on_all_ranks(option, digest)
         parallel.same_on_all_ranks('options or --ckpt_path', [
             self.settings, list(rhythm), point.state.metadata if point.state is not None else None])
 
     def start(self, point: StartingPoint, last_step: int) -> Progress:
         """Set weights and moments to those of a starting point, and say so in a line."""
         if point.state is not None:
-            log_changes(point.state.metadata['settings'], self.settings)
+            before = point.state.metadata['settings']
+            changed = ', '.join(f'{key} {before[key]} -> {self.settings[key]}' for key in
+                                sorted(before.keys() & self.settings.keys()) if before[key] != self.settings[key])
+            if changed:
+                log(f'resuming with other settings, so not an exact continuation: {changed}')
             progress = self.restore(point.state)
             log(f'resuming at step {progress.step} of {last_step}')
             return progress
@@ -178,14 +185,18 @@ class Checkpointer:
 
     def save(self, progress: Progress) -> None:
         """The latest weights and state."""
-        tensors = {f'extra/{name}': p for name, p in self.extra.items()}
-        for name, network in self.networks.items():
-            tensors |= {f'{name}/weights/{k}': v for k, v in network.weights().items()}
-            tensors |= {f'{name}/moments/{k}': v for k, v in network.moments().items()}
         metadata = {'network': 'state', 'progress': vars(progress), 'settings': self.settings,
                     'networks': {name: network.metadata for name, network in self.networks.items()}}
-        self._write('latest', progress, [(self.state, tensors, metadata, None)])
+        self._write('latest', progress, [(self.state, self._parameters(), metadata, None)])
         progress.previous_save = progress.step
+
+    def _parameters(self) -> dict[str, Any]:
+        """All that the state holds."""
+        parameters = {f'extra/{name}': p for name, p in self.extra.items()}
+        for name, network in self.networks.items():
+            parameters |= {f'{name}/weights/{k}': v for k, v in network.weights().items()}
+            parameters |= {f'{name}/moments/{k}': v for k, v in network.moments().items()}
+        return parameters
 
     def save_best(self, progress: Progress) -> None:
         """The current weights as the best."""
@@ -214,24 +225,18 @@ class Checkpointer:
 
     def broken(self) -> str:
         """Name of a weight that is not finite; '' when all are finite."""
-        for network in self.networks.values():
-            for name, weight in network.weights().items():
-                if not np.isfinite(weight.asnumpy()).all():
-                    return name
-        return ''
+        return next((name for network in self.networks.values() for name, weight in network.weights().items()
+                     if not np.isfinite(weight.asnumpy()).all()), '')
 
     def restore(self, state: checkpoint.Checkpoint) -> Progress:
         """Set all parameters from a state; a loss scale only where both have one (--amp_level may change)."""
         import mindspore as ms
-        scale = {f'extra/{name}': p for name, p in self.extra.items()}
-        targets = {name: p for name, p in scale.items() if name in state.entries}
-        state = replace(state, entries={name: entry for name, entry in state.entries.items()
-                                        if name in targets or not name.startswith('extra/')})
-        for name, network in self.networks.items():
-            targets |= {f'{name}/weights/{k}': v for k, v in network.weights().items()}
-            targets |= {f'{name}/moments/{k}': v for k, v in network.moments().items()}
-        checkpoint.check(state, {name: tuple(p.shape) for name, p in targets.items()})
-        for name, parameter in targets.items():
+        own = self._parameters()
+        only_one = {name for name in own.keys() ^ state.entries.keys() if name.startswith('extra/')}
+        parameters = {name: p for name, p in own.items() if name not in only_one}
+        entries = {name: entry for name, entry in state.entries.items() if name not in only_one}
+        checkpoint.check(replace(state, entries=entries), {name: tuple(p.shape) for name, p in parameters.items()})
+        for name, parameter in parameters.items():
             parameter.set_data(ms.Tensor(state.array(name), parameter.dtype))
         progress = Progress(**state.metadata['progress'])
         progress.previous_save = progress.step
@@ -243,12 +248,8 @@ def state_name(network: str) -> str:
     return f'{network}_latest_state.ckpt'
 
 
-def find_state(weights: Path) -> checkpoint.Checkpoint | None:
-    """The training state that belongs to a weights file, or None.
-
-    Raises:
-        UserError: the state beside it belongs to other weights.
-    """
+def _find_state(weights: Path) -> checkpoint.Checkpoint | None:
+    """The training state beside a weights file; a UserError where it belongs to other weights."""
     path = weights.parent / f'{weights.stem}_state.ckpt'
     if not os.path.isfile(path):
         return None
@@ -262,33 +263,7 @@ def find_state(weights: Path) -> checkpoint.Checkpoint | None:
     return state
 
 
-def require_free(folder: Path, network: str, state: checkpoint.Checkpoint | None, resume_from: Path) -> None:
-    """Raises a UserError where a training would overwrite another one than it continues; names ``resume_from``."""
-    path = folder / state_name(network)
-    if not os.path.isfile(path):
-        return
-    there = checkpoint.read(path, '--save_path').expect('state', '--save_path')
-    if state is None or not os.path.samefile(state.path, path):
-        raise UserError(f'--save_path {folder}: holds a training that has taken {there.metadata["progress"]["step"]} '
-                        f'steps; go on with --ckpt_path {resume_from}, or name another --save_path')
-    if there.metadata != state.metadata:
-        raise UserError(f'--ckpt_path {path}: another run has just saved it anew; start this one again')
-
-
-@contextmanager
-def taken(folder: Path, network: str, state: checkpoint.Checkpoint | None, resume_from: Path) -> Iterator[None]:
-    """Keep an output folder for one training: locked, see ``lock.locked``, and free, see ``require_free``.
-
-    What an interrupted run left unfinished is removed.
-    """
-    with lock.locked(folder, '--save_path'):
-        require_free(folder, network, state, resume_from)
-        if parallel.is_writer():
-            files.sweep(folder, below=False)
-        yield
-
-
-def weights_in(state: checkpoint.Checkpoint, network: str) -> checkpoint.Checkpoint:
+def _weights_in(state: checkpoint.Checkpoint, network: str) -> checkpoint.Checkpoint:
     """A network's weights as the state has them, for when a kill left no file of their own."""
     prefix = f'{network}/weights/'
     entries = {name.removeprefix(prefix): entry for name, entry in state.entries.items() if name.startswith(prefix)}
@@ -296,15 +271,25 @@ def weights_in(state: checkpoint.Checkpoint, network: str) -> checkpoint.Checkpo
     return checkpoint.Checkpoint(state.path, entries, metadata.get('network'), metadata, None)
 
 
-def log_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """A line when a resumed training has other settings, so that it is no exact continuation.
+@contextmanager
+def taken(folder: Path, network: str, state: checkpoint.Checkpoint | None, resume_from: Path) -> Iterator[None]:
+    """Keep an output folder for one training, see ``lock.locked``; what an interrupted run left unfinished is removed.
 
-    A setting that only one of the two knows is not a change.
+    Raises:
+        UserError: it holds another training than the one that ``state`` continues; names ``resume_from``.
     """
-    changed = [f'{key} {before[key]} -> {now[key]}' for key in sorted(before.keys() & now.keys())
-               if before[key] != now[key]]
-    if changed:
-        log('resuming with other settings, so not an exact continuation: ' + ', '.join(changed))
+    path = folder / state_name(network)
+    with lock.locked(folder, '--save_path'):
+        if os.path.isfile(path):
+            there = checkpoint.read(path, '--save_path').expect('state', '--save_path').metadata
+            if state is None or not os.path.samefile(state.path, path):
+                raise UserError(f'--save_path {folder}: holds a training that has taken {there["progress"]["step"]} '
+                                f'steps; go on with --ckpt_path {resume_from}, or name another --save_path')
+            if there != state.metadata:
+                raise UserError(f'--ckpt_path {path}: another run has just saved it anew; start this one again')
+        if parallel.is_writer():
+            files.sweep(folder, below=False)
+        yield
 
 
 def compared_settings(options: dict[str, Any], ignored: tuple[str, ...], last_step: int) -> dict[str, Any]:

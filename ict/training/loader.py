@@ -4,8 +4,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
-import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -17,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
+from ict import command
 from ict.device import parallel
 from ict.errors import UserError
 
@@ -70,20 +69,14 @@ class HeldBackFiles:
 _dataset: Dataset  # of a worker process
 
 
-def _begin_worker(dataset: Dataset, parent: int) -> None:
+def _begin_worker(dataset: Dataset) -> None:
     global _dataset
     _dataset = dataset
+    command.end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     import cv2
     cv2.setNumThreads(0)
-
-    def watch() -> None:  # a killed parent can't end its workers
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        os._exit(0)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _make_batch(step: int) -> tuple[tuple[np.ndarray, ...], list[str]]:
@@ -107,7 +100,7 @@ class DataLoader:
         self.waiting: deque[Future] = deque()
         self.pool: ProcessPoolExecutor | None = None
         if workers > 0:
-            self.pool = ProcessPoolExecutor(workers, get_context('fork'), _begin_worker, (dataset, os.getpid()))
+            self.pool = ProcessPoolExecutor(workers, get_context('fork'), _begin_worker, (dataset,))
             for _ in range(2 * workers):
                 self._ask(self.pool)
 

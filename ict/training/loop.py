@@ -24,7 +24,7 @@ from ict.training.train_log import TrainLog
 
 if TYPE_CHECKING:
     from ict.data.pairs import Listing
-    from ict.training.mask_sources import MaskFiles
+    from ict.training.mask_sources import MaskSource
 
 Arrays = tuple[np.ndarray, ...]
 
@@ -70,18 +70,14 @@ class LoopConfig:
         return cls(last_step, args.log_every, args.save_every, **validation)
 
 
-def best_by(pictures: Listing, mask_files: MaskFiles | None) -> str:
+def best_by(pictures: Listing, mask_source: MaskSource) -> str:
     """What decides 'best' in a validation: its pictures and masks by name."""
-    content = [_ids(pictures)]
-    if mask_files is not None:
-        content.append(_ids(mask_files.listing))
-        if mask_files.invert or mask_files.dilate:
-            content.append([str(mask_files.invert), str(mask_files.dilate)])
+    masks = mask_source.files
+    listings = [pictures] if masks is None else [pictures, masks.listing]
+    content = [[listing.id(i) for i in range(len(listing))] for listing in listings]
+    if masks is not None and (masks.invert or masks.dilate):
+        content.append([str(masks.invert), str(masks.dilate)])
     return f'{len(pictures)} pictures {hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]}'
-
-
-def _ids(listing: Listing) -> list[str]:
-    return [listing.id(i) for i in range(len(listing))]
 
 
 class StopRequest:
@@ -104,52 +100,8 @@ class StopRequest:
         self.signal = number
 
 
-def fit(config: LoopConfig, trainer: Trainer, epoch_sampler: EpochSampler, data_loader: DataLoader,
-        checkpointer: Checkpointer, progress: Progress) -> int:
-    """Train from ``progress.step`` to ``config.last_step``.
-
-    Returns:
-        Exit status: 0, or 128 + the signal that asked for a stop.
-
-    Raises:
-        UserError: a metric or weight that is not finite, or too many unreadable files.
-    """
-    run = _Run(config, trainer, epoch_sampler, checkpointer, progress)
-    bar = tqdm(total=config.last_step, initial=progress.step, unit='step',
-               disable=None if parallel.is_writer() else True)
-    with StopRequest() as stop, bar:
-        for arrays, failures in run.batches(data_loader):
-            run.note_unreadable(failures)
-            run.take_step(arrays)
-            bar.update()
-
-            # What is due after this step.
-            done = progress.step == config.last_step
-            stopping = parallel.any_rank(bool(stop.signal))
-            logs = done or run.is_due(config.log_every) or progress.step % epoch_sampler.steps_per_epoch == 0
-            validates = config.val_every > 0 and (done or run.is_due(config.val_every))
-            saves = done or stopping or run.is_due(config.save_every)
-
-            if logs:
-                run.log_means()
-            if validates or saves:
-                run.require_finite_weights(arrays)
-            if validates:
-                run.validate()
-            if validates or saves or run.is_due(config.log_every):
-                run.train_log.flush()  # before the state: a resume drops rows after it, but can't add missing ones
-            if saves:
-                run.save(closes_window=done or run.is_due(config.save_every))
-            if stopping and not done:
-                parallel.wait_for_all(epoch_sampler.ranks > 1)  # msrun ends the others when one has left
-                log(f'stopped at step {progress.step}, saved in {checkpointer.folder}; --ckpt_path continues from '
-                    f'there')
-                return 128 + (stop.signal or signal.SIGTERM)
-    return 0
-
-
-class _Run:
-    """The parts of the loop."""
+class Loop:
+    """Trains, saves, validates and logs."""
 
     def __init__(self, config: LoopConfig, trainer: Trainer, epoch_sampler: EpochSampler, checkpointer: Checkpointer,
                  progress: Progress) -> None:
@@ -165,6 +117,50 @@ class _Run:
                 log(f"'best' is now decided by {config.best_by}, before by {progress.best_by}: it starts anew")
             progress.best, progress.best_by = math.inf, config.best_by
             progress.window_sum, progress.window_count = 0.0, 0
+
+    def fit(self, data_loader: DataLoader) -> int:
+        """Train from ``progress.step`` to ``config.last_step``.
+
+        Returns:
+            Exit status: 0, or 128 + the signal that asked for a stop.
+
+        Raises:
+            UserError: a metric or weight that is not finite, or too many unreadable files.
+        """
+        config, progress = self.config, self.progress
+        bar = tqdm(total=config.last_step, initial=progress.step, unit='step',
+                   disable=None if parallel.is_writer() else True)
+        with StopRequest() as stop, bar:
+            for arrays, failures in self.batches(data_loader):
+                self.unreadable.add(failures)
+                self.unreadable.check()
+                self.take_step(arrays)
+                bar.update()
+
+                # What is due after this step.
+                done = progress.step == config.last_step
+                stopping = parallel.any_rank(bool(stop.signal))
+                logs = done or self.is_due(config.log_every) or self.is_due(self.epoch_sampler.steps_per_epoch)
+                validates = config.val_every > 0 and (done or self.is_due(config.val_every))
+                closes_window = done or self.is_due(config.save_every)
+                saves = closes_window or stopping
+
+                if logs:
+                    self.log_means()
+                if validates or saves:
+                    self.require_finite_weights(arrays)
+                if validates:
+                    self.validate()
+                if validates or saves or self.is_due(config.log_every):
+                    self.train_log.flush()  # before the state: a resume drops rows after it, but can't add missing ones
+                if saves:
+                    self.save(closes_window)
+                if stopping and not done:
+                    parallel.wait_for_all(self.epoch_sampler.ranks > 1)  # msrun ends the others when one has left
+                    log(f'stopped at step {progress.step}, saved in {self.checkpointer.folder}; --ckpt_path continues '
+                        f'from there')
+                    return 128 + (stop.signal or signal.SIGTERM)
+        return 0
 
     @property
     def epoch(self) -> int:
@@ -185,11 +181,6 @@ class _Run:
                 self.train_log.flush()
                 self.checkpointer.save(progress)
             raise
-
-    def note_unreadable(self, failures: list[str]) -> None:
-        """Name the files that could not be read; too many stop the run."""
-        self.unreadable.add(failures)
-        self.unreadable.check()
 
     def take_step(self, arrays: Arrays) -> None:
         """One optimizer step, with metrics that are the ranks' means."""

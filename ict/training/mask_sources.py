@@ -1,6 +1,7 @@
 """Where the holes of training pictures come from."""
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from ict.data import geometry, masks, pairs
 from ict.device import parallel
 from ict.errors import UserError
 from ict.log import log
+from ict.options import NOT_GIVEN, Given
 from ict.training.loader import read_or_replace
 
 _MEASURED, _SUSPICIOUS = 200, 0.7  # masks whose holes are measured; a line when they cover more on average
@@ -31,59 +33,25 @@ class MaskFiles:
     def __len__(self) -> int:
         return len(self.listing)
 
-    def digest(self) -> str:
-        """See ``Listing.digest``."""
-        return self.listing.digest()
-
     def load(self, i: int) -> np.ndarray:
-        """Mask ``i`` as grey levels (h, w) uint8, 255 = hole.
-
-        Raises:
-            UserError: it cannot be read.
-        """
+        """Mask ``i`` as grey levels (h, w) uint8, 255 = hole; a UserError where it cannot be read."""
         return masks.load(self.listing.path(i), invert=self.invert, dilate=self.dilate)
 
-    def mean_hole(self, most: int) -> tuple[float, int]:
-        """Mean share of the hole in up to ``most`` files, evenly spread, and how many of these can be read."""
+    def check_polarity(self, option: str) -> None:
+        """A line when the holes are so large on average that black and white may be confused."""
         shares = []
-        for i in np.unique(np.linspace(0, len(self) - 1, most).astype(int)):
-            try:
+        for i in np.unique(np.linspace(0, len(self) - 1, _MEASURED).astype(int)):
+            with suppress(UserError):  # reported when a training needs it
                 shares.append((self.load(int(i)) > geometry.HOLE_LEVEL).mean())
-            except UserError:  # reported when a training needs it
-                continue
-        return float(np.mean(shares)) if shares else 0.0, len(shares)
-
-
-def find(path: str, option: str, output_dir: Path, invert: bool, dilate: int) -> MaskFiles:
-    """The mask files of an option; a line when their holes are so large that black and white may be confused.
-
-    Args:
-        output_dir: is not searched.
-
-    Raises:
-        UserError: see ``pairs.listing``.
-    """
-    files = MaskFiles(pairs.listing(path, option, without=[output_dir], unique=False), invert, dilate)
-    if parallel.is_writer():
-        hole, count = files.mean_hole(_MEASURED)
-        if hole > _SUSPICIOUS:
-            meaning, remedy = ('black', 'leave --invert_mask out if white') if invert else \
+        if shares and np.mean(shares) > _SUSPICIOUS:
+            meaning, remedy = ('black', 'leave --invert_mask out if white') if self.invert else \
                 ('white', 'add --invert_mask if black')
-            log(f'{option}: the hole covers {hole:.0%} of a picture on average ({count} read); masks are '
-                f'{meaning} = hole; {remedy} is the hole')
-    return files
-
-
-def apart(pictures: pairs.Listing, files: MaskFiles | None) -> tuple[pairs.Listing, MaskFiles | None]:
-    """Pictures and masks without files that are both; see ``pairs.apart``."""
-    if files is None:
-        return pictures, None
-    pictures, listing = pairs.apart(pictures, files.listing)
-    return pictures, replace(files, listing=listing)
+            log(f'{option}: the hole covers {np.mean(shares):.0%} of a picture on average ({len(shares)} read); masks '
+                f'are {meaning} = hole; {remedy} is the hole')
 
 
 class MaskSource:
-    """Makes the holes of training pictures.
+    """Makes the holes of training pictures: ``draw`` at random, or ``of_picture`` reads those that belong to pictures.
 
     Args:
         files: mask files, for a source that reads some.
@@ -96,6 +64,10 @@ class MaskSource:
     def __init__(self, files: MaskFiles | None = None, pictures: pairs.Listing | None = None) -> None:
         self.files = files
 
+    def digest(self) -> str:
+        """What tells the mask files from others, '' without any."""
+        return self.files.listing.digest() if self.files is not None else ''
+
     def of_picture(self, i: int) -> np.ndarray | None:
         """Grey levels (h, w) uint8 of the mask that belongs to picture ``i``; None: its hole is drawn.
 
@@ -104,54 +76,47 @@ class MaskSource:
         """
         return None
 
+    def draw(self, size: int, rng: np.random.Generator, failures: list[str]) -> np.ndarray:
+        """A hole (h, w) bool, which is then resized to (size, size); lines of unreadable files go to ``failures``."""
+        raise NotImplementedError
+
     def hole(self, grey: np.ndarray | None, picture: tuple[int, int], size: int, rng: np.random.Generator,
              failures: list[str]) -> np.ndarray:
-        """The hole (h, w) bool of a square part of a picture, which is then resized to (size, size).
+        """The hole (h, w) bool of a square part of a picture.
 
         Args:
             grey: what ``of_picture`` gave; its hole is that of the picture's middle square.
             picture: height and width.
-            failures: lines of files that could not be read are added here.
+            size, rng, failures: see ``draw``.
         """
-        raise NotImplementedError
+        return self.draw(size, rng, failures) if grey is None else geometry.hole_in(grey, *picture, 'crop')[1]
 
 
 class Strokes(MaskSource):
-    """Free-form strokes."""
-
     help = 'free-form strokes'
 
-    def hole(self, grey: np.ndarray | None, picture: tuple[int, int], size: int, rng: np.random.Generator,
-             failures: list[str]) -> np.ndarray:
+    def draw(self, size: int, rng: np.random.Generator, failures: list[str]) -> np.ndarray:
         return masks.strokes(rng)
 
 
 class Block(MaskSource):
-    """A square block."""
-
     help = 'random square block of half the side'
 
-    def hole(self, grey: np.ndarray | None, picture: tuple[int, int], size: int, rng: np.random.Generator,
-             failures: list[str]) -> np.ndarray:
+    def draw(self, size: int, rng: np.random.Generator, failures: list[str]) -> np.ndarray:
         return masks.block(rng, size)
 
 
 class RandomFile(MaskSource):
-    """A random file, whatever the picture."""
-
     help = 'random file of --mask'
     reads_files = True
     files: MaskFiles
 
-    def hole(self, grey: np.ndarray | None, picture: tuple[int, int], size: int, rng: np.random.Generator,
-             failures: list[str]) -> np.ndarray:
+    def draw(self, size: int, rng: np.random.Generator, failures: list[str]) -> np.ndarray:
         first = int(rng.integers(len(self.files)))
         return read_or_replace(len(self.files), first, rng, self.files.load, failures) > geometry.HOLE_LEVEL
 
 
 class PairedFile(MaskSource):
-    """The picture's own file."""
-
     help = "the image's own file of --mask"
     reads_files = True
     files: MaskFiles
@@ -167,11 +132,39 @@ class PairedFile(MaskSource):
     def of_picture(self, i: int) -> np.ndarray:
         return self.files.load(self.numbers[i])
 
-    def hole(self, grey: np.ndarray | None, picture: tuple[int, int], size: int, rng: np.random.Generator,
-             failures: list[str]) -> np.ndarray:
-        assert grey is not None, 'a paired mask belongs to its picture'
-        return geometry.hole_in(grey, picture[0], picture[1], 'crop')[1]
-
 
 # --mask_type; a mask source is a class above and an entry here.
 MASK_SOURCES: dict[int, type[MaskSource]] = {1: Block, 2: RandomFile, 3: PairedFile}
+
+
+@dataclass(frozen=True)
+class PicturePaths:
+    """Where a training's pictures and masks are.
+
+    Attributes:
+        output_dir: is not searched.
+        masks: for a ``mask_type`` that reads files.
+        cache: whether the listing of the pictures is kept in ``output_dir``.
+        invert_mask, dilate: see ``MaskFiles``.
+    """
+
+    pictures: Given
+    mask_type: type[MaskSource]
+    output_dir: Path
+    masks: Given = NOT_GIVEN
+    cache: bool = False
+    invert_mask: bool = False
+    dilate: int = 0
+
+    def find(self) -> tuple[pairs.Listing, MaskSource]:
+        """The pictures and the source of their holes; a file that is both is a mask."""
+        pictures = pairs.listing(*self.pictures, without=[self.output_dir], unique=False, writes=parallel.is_writer(),
+                                 cache=self.output_dir / 'files.npz' if self.cache else None)
+        if not self.mask_type.reads_files:
+            return pictures, self.mask_type(None, pictures)
+        mask_files = MaskFiles(pairs.listing(*self.masks, without=[self.output_dir], unique=False), self.invert_mask,
+                               self.dilate)
+        if parallel.is_writer():
+            mask_files.check_polarity(self.masks.option)
+        pictures, masks_alone = pairs.apart(pictures, mask_files.listing)
+        return pictures, self.mask_type(replace(mask_files, listing=masks_alone), pictures)

@@ -2,10 +2,8 @@
 from __future__ import annotations
 
 import csv
-import io
 from pathlib import Path
 
-from ict import files
 from ict.data import images
 from ict.runs import report
 from ict.training.checkpointer import Progress
@@ -30,16 +28,10 @@ class TrainLog:
         """Write the table and the picture of the curves."""
         if not self.writes or not self.rows:
             return
-        columns = list(dict.fromkeys(key for row in self.rows for key in row))
-        text = io.StringIO()
-        table = csv.DictWriter(text, columns, lineterminator='\n')
-        table.writeheader()
-        table.writerows(self.rows)
-        files.write_bytes(self.path, text.getvalue().encode())
+        report.write_csv(self.path, self.rows)
         series = {}
-        for key in columns:
-            if key not in ('step', 'epoch', 'seconds'):
-                points = [(int(row['step']), float(row[key])) for row in self.rows if row.get(key)]
-                if any(value for _, value in points):  # a loss that is switched off is no curve
-                    series[key] = points
+        for key in dict.fromkeys(key for row in self.rows for key in row if key not in ('step', 'epoch', 'seconds')):
+            points = [(int(row['step']), float(row[key])) for row in self.rows if row.get(key)]
+            if any(value for _, value in points):  # a loss that is switched off is no curve
+                series[key] = points
         images.write_png(self.picture, report.curves(series))

@@ -2,15 +2,18 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 from ict import options
 from ict.errors import require
 from ict.options import positive
+from ict.training import losses
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add them to a script's own."""
+def add_options(parser: argparse.ArgumentParser, table: Sequence[losses.Loss]) -> None:
+    """Add them, and those of a table of losses, to a script's own."""
     add = parser.add_argument
+    losses.add_options(parser, table)
     options.add_device(parser)
     add('--kmeans', default='', help="palette (default: ./kmeans_centers.npy, else the repository's)")
     add('--seed', type=int, default=0, help='of data order, crops, masks and initial weights')
@@ -34,8 +37,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     options.add_flag(parser, '--recompute', 'recompute activations in the backward pass: less memory, more time')
 
 
-def check_options(args: argparse.Namespace) -> None:
+def check_options(args: argparse.Namespace, table: Sequence[losses.Loss]) -> None:
     """Raises a UserError for values out of range."""
+    losses.check_options(args, table)
     positive(args, 'batch_size', 'val_every', 'log_every', 'save_every')
     positive(args, 'num_workers', 'seed', 'warmup_steps', 'clip_norm', 'dilate', least=0)
     require(0 <= args.beta1 < 1 and 0 <= args.beta2 < 1, '--beta1 and --beta2 must be at least 0 and below 1')

@@ -24,12 +24,11 @@ from tqdm import tqdm
 
 from ict import files, options
 from ict.command import run
-from ict.data import codebook, images, pairs
+from ict.data import codebook, pairs
 from ict.device import runtime
 from ict.errors import require
-from ict.options import positive
+from ict.options import Given, positive
 from ict.runs import inputs
-from ict.runs.config import Given
 from tests.benchmarks.quality import drawn_masks, scene_of
 from tests.benchmarks.tables import Columns, machine, markdown, write
 from Transformer import infer as stage_1
@@ -88,7 +87,7 @@ def main(argv: list[str]) -> int:
     masks = args.mask or drawn_masks(place, len(pairs.listing(args.input, '--input', without=place)))
     model = stage_1.Model.from_checkpoint(Given(args.ckpt_path, '--ckpt_path'), stage_1.ModelFlags(),
                                           stage_1.SamplingFlags())
-    work = inputs.find(args.input, '--input', masks, '--mask', images.MAX_PIXELS, place)
+    work = inputs.find(Given(args.input, '--input'), Given(masks, '--mask'), inputs.ViewFlags(), place)
     scenes = [read(work, i, inputs.View(), model.config.prior_size, model.tokenizer)
               for i in range(min(args.pictures, len(work)))]
     args.device_target = runtime.choose(args.device_target, args.device_id)

@@ -35,8 +35,7 @@ from ict.command import run
 from ict.data import codebook
 from ict.device import runtime
 from ict.errors import require
-from ict.options import positive
-from ict.runs.config import Given
+from ict.options import Given, positive
 from ict.training import loader
 from ict.training.epoch_sampler import EpochSampler
 from ict.training.mask_sources import Block, Strokes

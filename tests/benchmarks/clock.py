@@ -123,7 +123,7 @@ def main(argv: list[str]) -> int:
                             'n_first': clock.n_first, 'peak_mb': memory_mb()[1]})
         return status
 
-    for name, stage in STAGES.items():
+    for name, stage in (('stage_1', stage_1.PriorStage), ('stage_2', stage_2.PaintingStage)):
         stage.execute = lambda *args, name=name, inner=stage.execute: execute(name, inner, *args)
     status = run.main(own)
     files.write_json(path, records)

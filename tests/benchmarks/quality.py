@@ -26,14 +26,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from Guided_Upsample import infer as stage_2
 from ict import checkpoint, files, options
 from ict.command import SOME_FAILED, run
 from ict.data import geometry, images, pairs
 from ict.data.codebook import Tokenizer
 from ict.errors import UserError, require
 from ict.log import log
-from ict.options import positive
+from ict.options import Given, positive
 from ict.runs import inputs, metrics, report
 from ict.runs.evaluation import read_metrics
 from tests.benchmarks import clock
@@ -121,7 +120,7 @@ def read_scenes(plan: argparse.Namespace, work: inputs.Inputs, view: inputs.View
     """The scene of each readable picture; run.py names the others."""
     ckpt = checkpoint.read(plan.transformer_ckpt, '--transformer_ckpt').expect('Transformer', '--transformer_ckpt')
     config = GPTConfig.from_checkpoint(ckpt, {})
-    tokenizer = Tokenizer(stage_1.palette_of(ckpt, plan.kmeans, config.vocab_size))
+    tokenizer = Tokenizer(checkpoint.transformer_palette(ckpt, plan.kmeans, config.vocab_size))
     scenes = {}
     for i in tqdm(range(len(work)), desc='reading', unit='picture', disable=None):
         try:
@@ -143,9 +142,9 @@ def scored(output_dir: Path, setting: str, samples: int, scenes: dict[str, Scene
     for picture, scene in scenes.items():
         if any((picture, k) not in made for k in range(samples)):
             continue  # it failed; run.py has said so
-        results = np.stack([images.load_rgb(stage_2.result_path(output_dir / setting, picture, k, 'png'))
+        results = np.stack([images.load_rgb(output_dir / setting / f'{picture}_{k}.png')
                             for k in range(samples)])  # (n, 256, 256, 3)
-        priors = [images.load_rgb(stage_1.prior_paths(output_dir / setting / 'AP', picture, k, 1)[0])
+        priors = [images.load_rgb(output_dir / setting / 'AP' / f'condition_{k + 1}' / f'{picture}.png')
                   for k in range(samples)]
         rows.append({'setting': setting, 'id': picture, 'hole': float(scene.hole.mean()),
                      **metrics.means([made[picture, k] for k in range(samples)]),
@@ -227,8 +226,9 @@ def main(argv: list[str]) -> int:
     plan = both_stages.arguments([*common, '--save_place', str(output_dir)])
     for name in ('mask_mode', 'geometry'):
         require(getattr(plan, name) != 'published', f'--{name} published: only sealed pictures are scored here')
-    view = inputs.View.of(plan)
-    work = inputs.find(args.input, '--input', plan.input_mask, '--mask', plan.max_pixels, output_dir)
+    flags = options.chosen(inputs.ViewFlags, plan)
+    view = inputs.View.from_flags(flags)
+    work = inputs.find(Given(args.input, '--input'), Given(plan.input_mask, '--mask'), flags, output_dir)
     scenes = read_scenes(plan, work, view)
     holes = [float(scene.hole.mean()) for scene in scenes.values()]
 

@@ -105,7 +105,7 @@ def generator(argv: list[str]) -> int:
     task, clock = json.loads(argv[0]), Clock()
     with clock.part(CHECK):
         ckpt = checkpoint.read(task['path'])
-        config = GeneratorConfig.from_checkpoint(ckpt, None)
+        config = GeneratorConfig.from_checkpoint(ckpt, {})
         ckpt.digest()
     with clock.part(IMPORT):
         runtime.start(task['device_target'], task['device_id'])

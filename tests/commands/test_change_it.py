@@ -68,7 +68,7 @@ def test_a_mask_source(training, monkeypatch):
     exec(snippet('Half'), vars(mask_sources))
     try:
         source = mask_sources.MASK_SOURCES[4]()
-        assert source.hole(None, (32, 32), 32, np.random.default_rng(0), []).mean() == 0.5
+        assert source.draw(32, np.random.default_rng(0), []).mean() == 0.5
         assert train_2.main([str(a) for a in (*training, '--mask_type', 4)]) == 0
     finally:
         del mask_sources.MASK_SOURCES[4]

@@ -17,7 +17,7 @@ from ict import options
 from ict.data import codebook, geometry, images, masks
 from ict.device import parallel, runtime
 from ict.errors import UserError
-from ict.runs import inputs, plan
+from ict.runs import inputs, stage
 from tests.conftest import DEVICE, command, files_of, module, photograph
 from Transformer import infer as stage_1
 from Transformer.datasets.dataset import published_view
@@ -205,7 +205,7 @@ def test_a_killed_run_loses_no_scores(tiny, folders, tmp_path, monkeypatch, caps
     save, whole = tmp_path / 'one', both(tiny, folders, tmp_path / 'whole')
     assert sample(tiny, folders, save / 'AP') == 0
     with monkeypatch.context() as patch:  # killed when all is painted and nothing collected
-        patch.setattr(plan.Run, 'finish', lambda *_: None)
+        patch.setattr(stage.Stage, 'finish', lambda *_: None)
         paint(tiny, folders, save / 'AP', save)
     lines = (save / 'scores.jsonl').read_text()
     assert lines.count('"psnr"') == 3

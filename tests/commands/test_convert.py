@@ -26,7 +26,7 @@ def test_a_published_transformer_is_stamped_with_its_row_and_palette(tiny, tmp_p
     out = source if in_place else tmp_path / 'new' / 'out.ckpt'
     assert run(source, out, '--kmeans', tiny['kmeans']) == 0
     found = checkpoint.read(out)
-    assert stage_1.palette_of(found, '', 512) is found.palette
+    assert checkpoint.transformer_palette(found, '', 512) is found.palette
     np.testing.assert_array_equal(found.palette, colours)
     assert found.metadata == {'network': 'Transformer', 'architecture': {
         'n_layer': 2, 'n_embd': 16, 'n_head': 2, 'prior_size': 8, 'vocab_size': 512, 'GELU_2': True, 'gelu': 'tanh'}}
@@ -121,10 +121,10 @@ def test_a_generator_without_record_gets_a_padding_only_when_it_is_told(tiny, tm
     plain = checkpoint.read(tmp_path / 'plain.ckpt')
     assert plain.metadata == {'network': 'Generator', 'architecture': {'residual_blocks': 1, 'base_channels': 4}}
     np.testing.assert_array_equal(plain.palette, colours)
-    assert generators.GeneratorConfig.from_checkpoint(plain, 'reflect').padding == 'reflect'
+    assert generators.GeneratorConfig.from_checkpoint(plain, {'padding': 'reflect'}).padding == 'reflect'
     assert run(source, tmp_path / 'told.ckpt', '--padding', 'reflect') == 0
     told = checkpoint.read(tmp_path / 'told.ckpt')
-    assert generators.GeneratorConfig.from_checkpoint(told, None).padding == 'reflect' and told.palette is None
+    assert generators.GeneratorConfig.from_checkpoint(told, {}).padding == 'reflect' and told.palette is None
     with pytest.raises(UserError, match='--padding symmetric contradicts'):
         run(tmp_path / 'told.ckpt', tmp_path / 'new.ckpt', '--padding', 'symmetric')
 

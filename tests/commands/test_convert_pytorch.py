@@ -42,7 +42,7 @@ def test_a_pytorch_generator_paints_what_pytorch_paints_without_a_flag(pth, tmp_
     weights = tensors(pytorch('generator_residual_blocks_1'))
     assert run(pth({'iteration': 5, 'generator': weights}), out) == 0
     found = checkpoint.read(out).expect('Generator', '')
-    shape = generators.GeneratorConfig.from_checkpoint(found, None)
+    shape = generators.GeneratorConfig.from_checkpoint(found, {})
     assert shape == generators.GeneratorConfig(1, 64, 'reflect') and found.palette is None
     net = Generator(shape.residual_blocks, shape.base_channels, shape.padding)
     checkpoint.load_into(net, found)

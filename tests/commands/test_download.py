@@ -15,7 +15,6 @@ from ckpts_ICT import convert, download
 from ict import checkpoint, pretrained
 from ict.errors import UserError
 from tests.conftest import command
-from Transformer import infer as stage_1
 from Transformer.models import config as transformers
 
 TRANSFORMER = 'origin/Transformer/FFHQ.ckpt'
@@ -284,7 +283,7 @@ def test_the_published_paths_are_those_that_the_scripts_look_for(tmp_path, monke
 def test_a_model_comes_with_its_palette_and_then_needs_no_flag(model, tmp_path, colours, tiny):
     assert run(model, tmp_path, 'FFHQ') == 0
     found = checkpoint.read(tmp_path / TRANSFORMER)
-    np.testing.assert_array_equal(stage_1.palette_of(found, '', 512), colours)
+    np.testing.assert_array_equal(checkpoint.transformer_palette(found, '', 512), colours)
     assert found.metadata['architecture']['n_head'] == 2 and found.metadata['architecture']['GELU_2'] is True
     original = checkpoint.read(tiny['published'])
     for name in original.entries:

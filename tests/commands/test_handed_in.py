@@ -17,8 +17,8 @@ from Guided_Upsample.datasets.dataset import ExampleConfig
 from ict.data import geometry
 from ict.errors import UserError
 from ict.lock import locked
+from ict.options import Given
 from ict.runs import inputs
-from ict.runs.config import Given
 from ict.training import mask_sources
 from run import arguments
 from tests.conftest import DEVICE, command, module, photograph
@@ -199,8 +199,8 @@ def test_what_is_handed_in_comes_out_as_it_was_meant_or_as_an_error(tmp_path, mo
     monkeypatch.setattr('tqdm.tqdm.write', lambda line, file=None: said.append(line))
 
     def find() -> inputs.Inputs:
-        return inputs.find(case.images, '--input', case.masks, '--mask', 10 ** 6, 's',
-                           allow_truncated=case.allow_truncated)
+        flags = inputs.ViewFlags(max_pixels=10 ** 6, allow_truncated=case.allow_truncated)
+        return inputs.find(Given(case.images, '--input'), Given(case.masks, '--mask'), flags, 's')
     if case.error:
         with pytest.raises(UserError, match=case.error):
             find()
@@ -295,7 +295,7 @@ def test_run_takes_the_transparent_part_by_itself_and_only_where_there_is_one(tm
         arguments(['--input_image', 'i'])
     (tmp_path / 'alpha').mkdir()
     with pytest.raises(UserError, match=r'--mask alpha: is the name of a file or folder here; write \./alpha for it'):
-        inputs.find('i', '--input', 'alpha', '--mask', 10 ** 6, 's')
+        inputs.find(Given('i', '--input'), Given('alpha', '--mask'), inputs.ViewFlags(), 's')
 
 
 def test_a_second_run_or_evaluation_in_a_save_place_ends_before_it_changes_anything(tiny, tmp_path):

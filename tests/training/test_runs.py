@@ -12,7 +12,7 @@ from Guided_Upsample import infer as infer_2
 from Guided_Upsample import train as train_2
 from ict import checkpoint, lock
 from ict.data import images
-from ict.runs.config import Given
+from ict.options import Given
 from ict.training import checkpointer
 from ict.training.schedule import Schedule
 from tests.conftest import DEVICE, command, files_of

@@ -84,8 +84,7 @@ def made_up(tmp_path):
                 raise OSError('libcuda.so.1: cannot open shared object file')
             return driver()
         return gpu.discover(tmp_path / 'plugin', gpu.library_folders([str(tmp_path)], ''),
-                               lambda: {gpu.ZLIB: '/lib/libz.so.1'} if system is None else system, load,
-                               tmp_path / 'proc')
+                            {gpu.ZLIB: '/lib/libz.so.1'} if system is None else system, load, tmp_path / 'proc')
     return tmp_path, look
 
 

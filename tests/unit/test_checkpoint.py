@@ -110,7 +110,7 @@ def test_every_cut_is_noticed(tiny, tmp_path):
         with pytest.raises(UserError, match=r'cut\.ckpt'):
             found = checkpoint.read(path)
             from Guided_Upsample.models.config import GeneratorConfig
-            GeneratorConfig.from_checkpoint(found, None)
+            GeneratorConfig.from_checkpoint(found, {})
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -14,7 +13,6 @@ from Guided_Upsample import infer
 from ict import evaluate
 from ict.errors import UserError
 from ict.runs import evaluation, inputs, metrics, report
-from ict.runs.plan import Task
 
 S = 40
 NAMES = ('psnr', 'mae', 'ssim', 'l1', 'l1_hole')
@@ -129,11 +127,8 @@ def test_means_by_hole_say_how_many_results_are_identical():
 
 
 def test_stage_2_prints_a_finite_psnr_and_how_many_results_are_left_out(tmp_path, capsys):
-    lines = [dict.fromkeys(('hole', *NAMES), 0.0) | {'psnr': psnr} for psnr in (math.inf, 21.5)]
-    work = SimpleNamespace(finished=lambda: [(Task(0, k), line) for k, line in enumerate(lines)])
-    job = SimpleNamespace(pictures=SimpleNamespace(id=lambda i: 'a'), priors=SimpleNamespace(lines={}),
-                          output_dir=tmp_path)
-    infer.write_metrics(work, job)
+    infer.write_metrics(tmp_path, [{'id': 'a', 'result': k, **dict.fromkeys(('hole', *NAMES), 0.0), 'psnr': psnr}
+                                   for k, psnr in enumerate((math.inf, 21.5))])
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith('PSNR: 21.500000, MAE: 0.000000000')
     assert said[2] == '1 of 2 results equal their originals and are left out of the mean PSNR'

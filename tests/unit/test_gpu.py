@@ -117,7 +117,7 @@ def test_a_mindspore_without_the_plugin_is_named_before_everything_else(made_up)
     (folder / 'plugin' / gpu.PLUGIN).unlink()
     problems = look(driver=None).problems()
     assert gpu.PLUGIN in problems[0].what and 'requirements.txt' in problems[0].remedy and len(problems) == 2
-    without = gpu.discover(None, [], dict, lambda file: ctypes.CDLL('/nowhere'))
+    without = gpu.discover(None, [], {}, lambda file: ctypes.CDLL('/nowhere'))
     assert 'MindSpore' in without.problems()[0].what
 
 
@@ -127,10 +127,10 @@ def test_libraries_are_looked_for_in_wheels_then_library_path_then_the_system(ma
     (folder / 'other').mkdir()
     (folder / 'other' / name).touch()
     places = gpu.library_folders([str(folder)], f'/nowhere:{folder / "other"}')
-    first = gpu.discover(None, places, dict, ctypes.CDLL).libraries[name]
+    first = gpu.discover(None, places, {}, ctypes.CDLL).libraries[name]
     assert first == str(folder / 'nvidia' / 'cufft' / 'lib' / name)
     Path(first).unlink()
-    assert gpu.discover(None, places, dict, ctypes.CDLL).libraries[name] == str(folder / 'other' / name)
+    assert gpu.discover(None, places, {}, ctypes.CDLL).libraries[name] == str(folder / 'other' / name)
     assert look(system={name: '/usr/lib/a', gpu.ZLIB: '/usr/lib/z'}).problems() == []
 
 

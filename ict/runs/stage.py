@@ -1,0 +1,270 @@
+"""An inference run of a stage: which results are still to be made, making them, what failed, the end."""
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from ict import files
+from ict.device import parallel, runtime
+from ict.errors import UserError, not_written
+from ict.lock import locked
+from ict.log import log
+from ict.runs.config import RunConfig
+from ict.runs.inputs import Inputs, Outcome, View
+from ict.runs.manifest import Manifest
+from ict.runs.scores import Scores
+
+
+class Task(NamedTuple):
+    """Result ``k`` (from 0) of picture number ``i``."""
+
+    i: int
+    k: int
+
+
+class Part(NamedTuple):
+    """One frame of a task: number ``number`` (from 0) of ``frames``."""
+
+    task: Task
+    frames: list[Any]
+    number: int
+
+    @property
+    def frame(self) -> Any:
+        return self.frames[self.number]
+
+
+class Result(NamedTuple):
+    """What a stage makes of one task: its line in scores.jsonl, and the content of each file."""
+
+    scores: dict[str, Any]
+    contents: dict[Path, bytes]
+
+
+def frame_names(picture: str, n_frames: int) -> list[str]:
+    """What the frames of a picture are called: its id, or ``<id>@1``, ``<id>@2``, ... of several."""
+    return [picture] if n_frames == 1 else [f'{picture}@{number + 1}' for number in range(n_frames)]
+
+
+class Stage(ABC):
+    """What the runs of both stages have in common. A stage says what it does with one picture.
+
+    A picture has one frame, or several where its holes lie far apart.
+
+    Args:
+        keeps: whether results are written; without, everything is computed and only scored.
+    """
+
+    noun: str  # what a result is called
+    scores: Scores
+
+    def __init__(self, config: RunConfig, pictures: Inputs, view: View, manifest: Manifest, keeps: bool = True) -> None:
+        self.config, self.pictures, self.view, self.manifest, self.keeps = config, pictures, view, manifest, keeps
+        self.output_dir, self.n_results = Path(config.output.value), config.n_results.value
+        self.rank, self.ranks = parallel.rank() if config.compute.distributed else (0, 1)
+        self.outcome = Outcome(pictures.ids())
+        self._decoded: tuple[int, list[Any]] | None = None
+
+    @abstractmethod
+    def paths(self, task: Task, n_frames: int = 1) -> list[Path]:
+        """The files of a result."""
+
+    @abstractmethod
+    def decode(self, i: int) -> list[Any]:
+        """A picture's frames as arrays; raises a UserError when one of its files is unusable."""
+
+    @abstractmethod
+    def load(self, batch_size: int) -> None:
+        """Load the network, for up to ``batch_size`` frames at once; MindSpore has been started."""
+
+    @abstractmethod
+    def compute(self, parts: Sequence[Part]) -> list[Any]:
+        """What the network makes of each of some frames."""
+
+    @abstractmethod
+    def result(self, task: Task, frames: Sequence[Any], computed: Sequence[Any]) -> Result:
+        """Files and scores of a task whose frames have all been computed."""
+
+    @abstractmethod
+    def report(self) -> None:
+        """Tell the user about the results that are there now; on the rank that writes."""
+
+    def sources(self, task: Task, digests: dict[str, str]) -> dict[str, str]:
+        """``digests`` of picture and mask, and of all else that the result is made of.
+
+        Raises:
+            UserError: these do not belong together.
+        """
+        return digests
+
+    def read(self, task: Task) -> list[Any]:
+        """The frames of a task's picture, decoded once for all its results; raises as ``decode``."""
+        if self._decoded is None or self._decoded[0] != task.i:
+            self._decoded = None  # never two pictures in memory
+            self._decoded = task.i, self.decode(task.i)
+        return self._decoded[1]
+
+    def all_paths(self) -> Iterator[Path]:
+        """All files that are written for the user, of pictures with one frame."""
+        for i in range(len(self.pictures)):
+            for k in range(self.n_results):
+                yield from self.paths(Task(i, k))
+
+    def refuse_folder(self, inputs: Iterable[Path], leftovers: Iterable[Path]) -> None:
+        """Raises a UserError where results would replace pictures, masks or ``inputs``, or ``leftovers`` are there."""
+        self.pictures.refuse_to_overwrite(self.all_paths(), str(self.config.output), inputs)
+        if not self.config.overwrite:
+            self.manifest.refuse_leftovers(leftovers)
+
+    def execute(self, device_target: str) -> int:
+        """Make what is not finished yet; the exit status."""
+        compute = self.config.compute
+        with locked(self.output_dir, self.config.output.option):
+            # what is still to be made
+            self.scores = Scores(self.output_dir if self.keeps else None, self.rank)
+            if self.rank == 0:
+                for folder in {self.output_dir, *(path.parent for path in self.all_paths())}:
+                    files.sweep(folder, below=False)
+            tasks = self.unfinished()
+            if self.rank == 0 and self.keeps:
+                self.manifest.write()
+
+            # make it
+            try:
+                if tasks or compute.distributed:
+                    runtime.start(device_target, compute.device_id, compute.distributed)
+                    self._require_same_on_all_ranks()
+                    batch_size = runtime.rows_at_once(compute.batch_size)
+                    self.load(batch_size)
+                    self.work(tasks, batch_size)
+            finally:
+                self.finish()
+            status = self.outcome.status()
+            parallel.wait_for_all(compute.distributed)  # msrun ends the others when one has left
+            return status
+
+    def unfinished(self) -> list[Task]:
+        """This rank's tasks. Finished results of the same sources are kept, others removed by rank 0."""
+        tasks: list[Task] = []
+        n_kept = 0
+        overwrite = self.config.overwrite
+        for i in range(len(self.pictures)):
+            picture = self.pictures.id(i)
+            self.manifest.pictures[picture] = self.pictures.sources(i)
+            digests = self.manifest.digests(picture)
+            try:
+                sources = [self.sources(Task(i, k), digests) for k in range(self.n_results)]
+            except UserError as error:
+                self.outcome.fail(picture, error)
+                continue
+            finished = self.scores.of_picture(picture, self.n_results)
+            kept = {k for k in range(self.n_results) if not overwrite and self.keeps and
+                    k in finished and _holds(finished[k], sources[k]) and self._is_there(Task(i, k), finished[k])}
+            other_picture = overwrite or any(not _holds(line, digests) for line in finished.values())
+            for k in range(self.n_results):
+                if k not in kept:
+                    self._forget(Task(i, k), finished.get(k))
+                    if i % self.ranks == self.rank:
+                        tasks.append(Task(i, k))
+            for k in finished.keys() - set(range(self.n_results)) if other_picture else ():
+                self._forget(Task(i, k), finished[k])  # more results than are wanted now
+            n_kept += len(kept)
+        if n_kept:
+            log(f'{n_kept} finished {self.noun}s are kept')
+        return tasks
+
+    def _is_there(self, task: Task, line: dict[str, Any]) -> bool:
+        return all(map(os.path.isfile, self.paths(task, line.get('frames', 1))))
+
+    def _forget(self, task: Task, line: dict[str, Any] | None) -> None:
+        """Remove a result that is there, unless it is a picture to be read."""
+        if not self.keeps:
+            return
+        self.scores.lines.pop((self.pictures.id(task.i), task.k), None)
+        if self.rank == 0:
+            for path in self.paths(task, (line or {}).get('frames', 1)):
+                if not self.pictures.reads(path):
+                    files.remove(path)
+
+    def _require_same_on_all_ranks(self) -> None:
+        """Raises a UserError where the ranks have other pictures, masks, settings or weights than each other."""
+        if self.ranks > 1:
+            parallel.same_on_all_ranks(self.config.images.option, self.pictures.pictures.digest())
+            parallel.same_on_all_ranks(self.config.masks.option, self.pictures.mask_files.digest())
+            parallel.same_on_all_ranks(f'options or {self.config.ckpt.option}', [self.manifest.settings,
+                                                                                self.n_results])
+
+    def work(self, tasks: Sequence[Task], batch_size: int) -> None:
+        """Read, compute and write ``tasks``, up to ``batch_size`` frames at once; failures go to the outcome."""
+        waiting: dict[Task, list[Any]] = {}  # what has been computed of pictures with several frames
+        with tqdm(total=len(tasks), desc=f'{self.noun}s', unit=self.noun,
+                  disable=None if parallel.is_writer() else True) as bar:
+            for batch in self._batches(tasks, batch_size, bar):
+                for (task, frames, _), computed in zip(batch, self.compute(batch), strict=True):
+                    done = waiting.setdefault(task, [])
+                    done.append(computed)
+                    if len(done) == len(frames):
+                        self._write(task, frames, waiting.pop(task))
+                        bar.update()
+
+    def _batches(self, tasks: Sequence[Task], batch_size: int, bar: tqdm) -> Iterator[list[Part]]:
+        """Lists of up to ``batch_size`` frames; a picture is read when its turn comes."""
+        batch: list[Part] = []
+        for task in tasks:
+            picture = self.pictures.id(task.i)
+            frames = []
+            if picture not in self.outcome.failures:
+                try:
+                    frames = self.read(task)
+                except UserError as error:
+                    self.outcome.fail(picture, error)
+            if not frames:
+                bar.update()
+            for number in range(len(frames)):
+                batch.append(Part(task, frames, number))
+                if len(batch) == batch_size:
+                    yield batch
+                    batch = []
+        if batch:
+            yield batch
+
+    def _write(self, task: Task, frames: list[Any], computed: list[Any]) -> None:
+        picture = self.pictures.id(task.i)
+        result = self.result(task, frames, computed)
+        line = {**self.sources(task, self.manifest.digests(picture)),
+                **({'frames': len(frames)} if len(frames) > 1 else {}), **result.scores}
+        self.scores.add((picture, task.k), line)
+        for path, content in result.contents.items() if self.keeps else ():
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                files.write_bytes(path, content)
+            except OSError as error:
+                self.outcome.fail(picture, not_written(path, error))
+
+    def finish(self) -> None:
+        """Wait for the other ranks, then write manifest and scores, and report."""
+        parallel.wait_for_all(self.config.compute.distributed)
+        if self.rank == 0:
+            if self.keeps:
+                self.scores.finish()
+                self.manifest.write()
+            self.report()
+
+    def finished(self) -> Iterator[tuple[Task, dict[str, Any]]]:
+        """The results that are there now, in the pictures' order, with their lines."""
+        for i in range(len(self.pictures)):
+            picture = self.pictures.id(i)
+            for k in range(self.n_results):
+                line = self.scores.lines.get((picture, k))
+                if line and picture not in self.outcome.failures and \
+                        (not self.keeps or self._is_there(Task(i, k), line)):
+                    yield Task(i, k), line
+
+
+def _holds(line: dict[str, Any], sources: dict[str, str]) -> bool:
+    return all(line.get(key) == value for key, value in sources.items())
