@@ -22,7 +22,7 @@ from ict.errors import require
 from ict.lock import locked
 from ict.options import Given, positive
 from ict.runs import inputs
-from ict.runs.config import ComputeConfig, add_compute
+from ict.runs.config import ComputeConfig, add_options
 from Transformer import infer as stage_1
 
 SAMPLES, SAMPLE_MASKS = ROOT / 'images' / 'samples', ROOT / 'mask' / 'testing_mask_dataset'
@@ -45,8 +45,7 @@ def arguments(argv: list[str]) -> Any:
     stage_1.add_model(parser)
     stage_1.add_sampling(parser, stage_1.RECOMMENDED_STEPS)
     stage_2.add_painting(parser)
-    inputs.add_options(parser)
-    add_compute(parser)
+    add_options(parser, with_ranks=False)
     args = parser.parse_args(argv)
     positive(args, 'sample_num')
     stage_1.check_sampling(args)

@@ -29,7 +29,7 @@ from ict.device import runtime
 from ict.errors import UserError, require
 from ict.options import Given, positive
 from ict.runs import inputs, manifest, metrics, report
-from ict.runs.config import ComputeConfig, RunConfig, add_compute, add_distributed
+from ict.runs.config import ComputeConfig, RunConfig, add_options
 from ict.runs.scores import Key, Scores
 from ict.runs.stage import Part, Result, Stage, Task, frame_names
 
@@ -60,9 +60,7 @@ def arguments(argv: list[str]) -> Any:
     add('--condition_num', type=int, default=1, help='priors an image')
     add('--seed', type=int, default=0, help='accepted: nothing here is random')
     add_painting(parser)
-    inputs.add_options(parser)
-    add_compute(parser)
-    add_distributed(parser)
+    add_options(parser)
     args = parser.parse_args(argv)
     positive(args, 'condition_num', 'prior_size', 'batch_size')
     require(not (args.test_only and args.distributed),
@@ -127,30 +125,20 @@ class Model:
 
     @classmethod
     def from_checkpoint(cls, given: Given, padding: str | None) -> Model:
-        """Read a checkpoint's header, from a file or a folder, and compare it with the flag.
-
-        Raises:
-            UserError: no generator, or a flag that contradicts it.
-        """
-        path, option = find_generator(given), given.option
-        ckpt = checkpoint.read(path, option).expect('Generator', option)
+        """Read a checkpoint's header, from a file or a folder; a UserError where it is none, or of other padding."""
+        path = Path(given.value)
+        if os.path.isdir(path):
+            found = checkpoint.saved_in(path, ('InpaintingModel_gen',))
+            if found is None:
+                raise UserError(f'{given}: the folder holds no InpaintingModel_gen.ckpt')
+            [path] = found
+        ckpt = checkpoint.read(path, given.option).expect('Generator', given.option)
         return cls(ckpt, GeneratorConfig.from_checkpoint(ckpt, {'padding': padding}))
 
     def load(self, batch_size: int, amp_level: str) -> Any:
         """The generator with its weights; imports MindSpore."""
         from Guided_Upsample.models.inpaint import Inpainter
         return Inpainter.from_checkpoint(self.ckpt, self.config, batch_size, amp_level)
-
-
-def find_generator(given: Given) -> Path:
-    """The checkpoint file itself, or InpaintingModel_gen.ckpt (_best, _latest) in a folder."""
-    path = Path(given.value)
-    if not os.path.isdir(path):
-        return path
-    found = checkpoint.saved_in(path, ('InpaintingModel_gen',))
-    if found is None:
-        raise UserError(f'{given}: the folder holds no InpaintingModel_gen.ckpt')
-    return found[0]
 
 
 class Frame(NamedTuple):
@@ -243,11 +231,7 @@ class PaintingStage(Stage):
         self.flags, self.model, self.priors = config.painting, model, priors
 
     def sources(self, task: Task, digests: dict[str, str]) -> dict[str, str]:
-        """Picture, mask and prior.
-
-        Raises:
-            UserError: stage 1's manifest says that the prior was made of another picture or mask.
-        """
+        """Picture, mask and prior; a UserError where stage 1 has made the prior of another picture or mask."""
         picture, path = self.pictures.id(task.i), self.pictures.pictures.path(task.i)
         if self.priors.manifest is not None:
             entry = self.priors.manifest['pictures'].get(picture)
@@ -384,15 +368,12 @@ def prepare(config: InferConfig, with_priors: bool = True) -> PaintingStage:
 
     Args:
         with_priors: False before stage 1 has made them; then nothing is written and their folder is not read.
-
-    Raises:
-        UserError: see above; nothing has been written then but the output folder.
     """
     output_dir, flags = Path(config.output.value), config.painting
     model = Model.from_checkpoint(config.ckpt, flags.padding)
     priors = Priors.find(config.prior, config.n_results) if with_priors else Priors()
     view = agreed_view(config, priors.manifest)
-    pictures = config.inputs(*([config.prior.value] if with_priors else []))
+    pictures = config.find_inputs(*([config.prior.value] if with_priors else []))
     pictures.quiet = priors.manifest is not None  # stage 1 has said what can't be represented
     made_by = manifest.Manifest(output_dir, manifest.STAGE_2, {
         'checkpoint': model.ckpt.digest(), 'padding': model.config.padding, 'image_size': flags.image_size,
@@ -410,14 +391,7 @@ def prepare(config: InferConfig, with_priors: bool = True) -> PaintingStage:
 
 
 def agreed_view(config: InferConfig, made: dict[str, Any] | None) -> inputs.View:
-    """How stage 1 saw the pictures, which stage 2 must do too.
-
-    Args:
-        made: stage 1's manifest.
-
-    Raises:
-        UserError: an option contradicts it.
-    """
+    """How stage 1 saw the pictures, which stage 2 must do too; a UserError where an option contradicts its manifest."""
     keep_size = config.painting.keep_size
     theirs = made['settings'] if made is not None else {}
     view = inputs.View.from_flags(config.view, theirs.get('mask_mode') or 'sealed',

@@ -98,11 +98,7 @@ def arguments(argv: list[str]) -> Any:
 
 
 def find_checkpoints(folder: str, names: tuple[str, ...], resume: bool) -> list[Path]:
-    """The networks' files in a folder: to resume the latest where there is a state, else plain, _best, _latest.
-
-    Raises:
-        UserError: there is no such folder, or it holds none of them.
-    """
+    """The networks' files in a folder: to resume the latest where there is a state, else plain, _best, _latest."""
     wanted = ', '.join(f'{name}.ckpt' for name in names)
     require(os.path.isdir(folder), f'--ckpt_path {folder}: no such folder (it must hold {wanted})')
     if resume and os.path.isfile(Path(folder) / checkpointer.state_name(GEN)):
@@ -143,9 +139,6 @@ def network_config(flags: dict[str, Any], start: checkpointer.StartingPoint) -> 
 
     Args:
         flags: the options of ``_NETWORK_OPTIONS``; None where the user gave none.
-
-    Raises:
-        UserError: a flag contradicts the checkpoint.
     """
     if GEN in start.weights:
         return config.GeneratorConfig.from_checkpoint(start.weights[GEN], flags)
@@ -258,7 +251,7 @@ def main(argv: list[str]) -> int:
     args = arguments(argv)
     rank, n_ranks = parallel.rank() if args.distributed else (0, 1)
     trains = args.mode == TRAIN
-    networks_needed = losses.networks_needed(config.LOSSES, losses.weights_from_args(args, config.LOSSES))
+    networks_needed = losses.networks_needed(config.LOSSES, losses.weights_of(config.LOSSES, args))
 
     # Check the palette, the checkpoints and the architecture.
     centres = codebook.load(codebook.find_for_training(args.kmeans))

@@ -28,7 +28,7 @@ from ict.device import parallel, runtime
 from ict.errors import require
 from ict.options import Given, positive
 from ict.runs import inputs, manifest
-from ict.runs.config import ComputeConfig, RunConfig, add_compute, add_distributed
+from ict.runs.config import ComputeConfig, RunConfig, add_options
 from ict.runs.stage import Part, Result, Stage, Task, frame_names
 from Transformer.datasets.dataset import published_view
 from Transformer.models import sampling
@@ -58,9 +58,7 @@ def arguments(argv: list[str]) -> Any:
     add('--n_layer', type=int, default=None, help='(read from the checkpoint)')
     add('--n_embd', type=int, default=None, help='(read from the checkpoint)')
     options.add_flag(parser, '--use_ImageFolder', 'accepted: folders are searched recursively anyway')
-    inputs.add_options(parser)
-    add_compute(parser)
-    add_distributed(parser)
+    add_options(parser)
     args = parser.parse_args(argv)
     positive(args, 'condition_num', 'n_layer', 'n_embd')
     check_sampling(args)
@@ -291,15 +289,11 @@ def refuse_names_of_frames(pictures: inputs.Inputs) -> None:
 
 
 def prepare(config: InferConfig) -> PriorStage:
-    """Everything that can be wrong with options and files, before MindSpore is imported.
-
-    Raises:
-        UserError: see above; nothing has been written then but the output folder.
-    """
+    """Everything that can be wrong with options and files, before MindSpore is imported."""
     model = Model.from_checkpoint(config.ckpt, config.model, config.sampling)
     output_dir = Path(config.output.value)
     view = inputs.View.from_flags(config.view)
-    pictures = config.inputs()
+    pictures = config.find_inputs()
     if view.geometry == 'hole':
         refuse_names_of_frames(pictures)
     made_by = manifest.Manifest(output_dir, manifest.STAGE_1, {

@@ -79,10 +79,7 @@ def starting_point(ckpt_path: str, kmeans: str, centres: np.ndarray) -> checkpoi
     """The checkpoint to resume from, with the training state beside it.
 
     Args:
-        kmeans: the option; the palette ``centres`` (V, 3) is the one that it stands for.
-
-    Raises:
-        UserError: the file holds no transformer, or one of another palette.
+        kmeans: the option; the palette ``centres`` (V, 3) is the one that it stands for, and must be the checkpoint's.
     """
     if not ckpt_path:
         return checkpointer.StartingPoint()
@@ -100,9 +97,6 @@ def network_config(flags: dict[str, Any], start: checkpointer.StartingPoint, voc
 
     Args:
         flags: the options of ``_NETWORK_OPTIONS``; None where the user gave none.
-
-    Raises:
-        UserError: a flag contradicts the checkpoint, the palette does not fit it, or the numbers fit no network.
     """
     if NAME in start.weights:
         weights = start.weights[NAME]

@@ -95,11 +95,7 @@ def read_pytorch(path: Path) -> dict[str, np.ndarray]:
 
 
 def unwrapped(content: Any, path: Path) -> dict[str, Any]:
-    """The tensors of a PyTorch file by name, without wrapping key and DataParallel's prefix.
-
-    Raises:
-        UserError: it is no dictionary, or holds two networks.
-    """
+    """The tensors of a PyTorch file by name, without wrapping key and DataParallel's prefix."""
     if not isinstance(content, Mapping):
         raise UserError(f'{path}: holds a {type(content).__name__}, not a dictionary of tensors')
     inner = [key for key in _WRAPPERS if isinstance(content.get(key), Mapping)]
@@ -214,11 +210,7 @@ class _Weights(Mapping[str, np.ndarray]):
 
 
 def transformer_of(source: Checkpoint, flags: Flags) -> transformers.GPTConfig:
-    """The architecture, with nothing guessed: once recorded it is believed.
-
-    Raises:
-        UserError: neither a record, nor a published model's shapes, nor a flag tells n_head.
-    """
+    """The architecture; a UserError where neither metadata, nor a published model's shapes, nor a flag tells n_head."""
     shape = transformers.GPTConfig.from_checkpoint(source, {'n_head': flags.n_head, 'GELU_2': flags.GELU_2})
     require(bool(source.metadata.get('architecture')) or _is_published(shape) or flags.n_head is not None,
             f"--n_head: {source.path} has the shapes of none of the published models and doesn't say it; give the "
@@ -273,11 +265,7 @@ def stamp(source: Checkpoint, flags: Flags) -> tuple[dict[str, Any], np.ndarray 
 
 
 def convert(source: Path, target: Path, flags: Flags) -> str:
-    """Write ``target``, which may be ``source``, crash-safe; returns a line that says what it is.
-
-    Raises:
-        UserError: as ``from_pytorch`` and ``stamp``, or the file can't be written.
-    """
+    """Write ``target``, which may be ``source``, crash-safe; returns a line that says what it is."""
     try:
         with open(source, 'rb') as stream:
             from_elsewhere = checkpoint.is_pytorch(stream)

@@ -196,11 +196,7 @@ def _writing(path: Path) -> Iterator[None]:
 # ---------------------------------------------------------------- a published model
 
 def get(url: str, target: Path, check: Callable[[Path], Any], overwrite: bool) -> None:
-    """``fetch``, unless the file is there; says so.
-
-    Raises:
-        UserError: as ``fetch``, or the file that is there is not right.
-    """
+    """``fetch``, unless the file is there and right; says so."""
     if target.exists() and not overwrite:
         try:
             check(target)

@@ -42,9 +42,6 @@ def serve(load_model: Callable[[str], Any], models: list[str], host: str, port: 
         load_model: an ``ict.pipeline.Pipeline`` by the model's name.
         models: names to choose from, the first is chosen.
         port: 0: the first free one.
-
-    Raises:
-        UserError: the port or the host can't be used.
     """
     with tempfile.TemporaryDirectory(prefix='ict-app-') as folder:
         os.environ.update(ENVIRONMENT, GRADIO_TEMP_DIR=os.path.realpath(folder))

@@ -98,11 +98,7 @@ class Checkpoint:
 
 
 def palette_of(ckpt: Checkpoint, kmeans: str) -> np.ndarray | None:
-    """The colours (V, 3) float32 that the tokens mean: the checkpoint's own, else ``--kmeans``.
-
-    Raises:
-        UserError: there are both, and they differ.
-    """
+    """The tokens' colours (V, 3) float32: the checkpoint's own, else ``--kmeans``; a UserError where they differ."""
     given = codebook.load(kmeans) if kmeans else None
     if given is not None and ckpt.palette is not None and codebook.digest(given) != codebook.digest(ckpt.palette):
         raise UserError(f'--kmeans {kmeans}: not the palette that {ckpt.path} carries; leave the flag out')

@@ -28,10 +28,7 @@ def locked(folder: Path, option: str) -> Iterator[None]:
     rank 0 holds it for all. A file system without locks has none.
 
     Args:
-        option: the option that named the folder, for the error.
-
-    Raises:
-        UserError: another process holds the folder.
+        option: the option that named the folder, for the UserError where another process holds it.
     """
     path = folder / NAME
     descriptor = _acquire(path, option) if parallel.is_writer() and fcntl is not None else None

@@ -79,11 +79,7 @@ class Source:
         return image, prior, hole
 
     def held_back_example(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Picture ``i`` as in ``training_example``, but its middle square, always with the same hole and prior.
-
-        Raises:
-            UserError: a file cannot be read.
-        """
+        """Picture ``i`` as ``training_example``, but its middle square, always the same; a UserError for a bad file."""
         rng = np.random.default_rng([i, 3])
         failures: list[str] = []
         grey, prior = self.mask_source.of_picture(i), self.read_prior(i, rng)

@@ -12,15 +12,6 @@ from ict import checkpoint
 from ict.device import precision
 
 
-def load(weights: checkpoint.Checkpoint, config: GeneratorConfig) -> Generator:
-    """The generator with a checkpoint's weights, which are in memory once."""
-    with nn.utils.no_init_parameters():
-        net = Generator(config.residual_blocks, config.base_channels, config.padding)
-    checkpoint.load_into(net, weights)
-    net.set_train(False)
-    return net
-
-
 class Inpainter:
     """Paints holes: 8-bit pictures in, completed float pictures out.
 
@@ -42,8 +33,12 @@ class Inpainter:
     @classmethod
     def from_checkpoint(cls, weights: checkpoint.Checkpoint, config: GeneratorConfig, batch_size: int,
                         amp_level: str = 'O0') -> Inpainter:
-        """The generator of a checkpoint, see ``load``."""
-        return cls(load(weights, config), batch_size, amp_level)
+        """The generator with a checkpoint's weights, which are in memory once."""
+        with nn.utils.no_init_parameters():
+            net = Generator(config.residual_blocks, config.base_channels, config.padding)
+        checkpoint.load_into(net, weights)
+        net.set_train(False)
+        return cls(net, batch_size, amp_level)
 
     def __call__(self, images: np.ndarray, priors: np.ndarray, holes: np.ndarray) -> np.ndarray:
         """images, priors (B, S, S, 3) uint8, holes (B, S, S) bool -> (B, S, S, 3) float32 in [0, 1].

@@ -33,7 +33,7 @@ class TrainConfig:
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> TrainConfig:
         """From the options of train.py."""
-        return options.chosen(cls, args, loss_weights=losses.weights_from_args(args, config.LOSSES))
+        return options.chosen(cls, args, loss_weights=losses.weights_of(config.LOSSES, args))
 
 
 class TrainStep:

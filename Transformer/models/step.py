@@ -33,12 +33,12 @@ class TrainConfig:
     amp_level: str = 'O0'
     recompute: bool = False
     distributed: bool = False
-    loss_weights: dict[str, float] = field(default_factory=lambda: losses.default_weights(config.LOSSES))
+    loss_weights: dict[str, float] = field(default_factory=lambda: losses.weights_of(config.LOSSES))
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> TrainConfig:
         """From the options of train.py."""
-        return options.chosen(cls, args, loss_weights=losses.weights_from_args(args, config.LOSSES))
+        return options.chosen(cls, args, loss_weights=losses.weights_of(config.LOSSES, args))
 
 
 class TrainStep:

@@ -68,14 +68,11 @@ def mean_over_ranks(metrics: dict[str, float]) -> dict[str, float]:
 
 
 def same_on_all_ranks(name: str, value: Any) -> None:
-    """Compare what the ranks have, all of which must call this.
+    """A UserError on every rank where one has another value than rank 0; all of them must call this.
 
     Args:
         name: of the option that gave it.
         value: JSON values, of large ones a digest.
-
-    Raises:
-        UserError: on every rank, where one has another value than rank 0.
     """
     own, ranks = rank()
     digest = np.frombuffer(hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest(), np.uint16)
@@ -184,9 +181,6 @@ def join() -> None:
     MindSpore's collectives on CPUs give up after 30 seconds, in which another rank may just be writing a checkpoint,
     and those on GPUs never do. So here a rank waits for a week, but looks whether the scheduler is still there, which
     ends when a rank shows no sign of life for ``LOST_AFTER`` seconds.
-
-    Raises:
-        UserError: the ranks did not come together.
     """
     from mindspore import communication
     os.environ['MS_NODE_TIMEOUT'] = str(_WAIT)

@@ -53,11 +53,7 @@ def choose(target: str | None, device_id: int = 0, distributed: bool = False) ->
 
 
 def start(target: str | None, device_id: int, distributed: bool = False) -> None:
-    """Import MindSpore, in graph mode on ``target`` (see ``choose``), and join the other ranks.
-
-    Raises:
-        UserError: that device can't be used.
-    """
+    """Import MindSpore, in graph mode on ``target`` (see ``choose``), and join the other ranks."""
     target = choose(target, device_id, distributed)
     if _started == [target, device_id, distributed]:  # MindSpore refuses a second time in a process
         return

@@ -64,14 +64,7 @@ class Actions:
             raise shown(error) from None
 
     def complete(self, model: str, options: dict[str, Any], request: gr.Request) -> Value:
-        """The photo with its completions.
-
-        Args:
-            options: what ``ict.pipeline.Pipeline.__call__`` takes.
-
-        Raises:
-            gr.Error: see the pipeline.
-        """
+        """The photo with its completions; ``options`` are those of ``ict.pipeline.Pipeline.__call__``."""
         session = self._session(request)
         try:
             session.complete(self.load_model(model), **options)

@@ -56,11 +56,7 @@ class Session:
         return path
 
     def open_photo(self, path: Path, name: str = '') -> list[str]:
-        """Work on the photo in a file; what of it can't be represented, one line each.
-
-        Raises:
-            UserError: it can't be read; everything stays as it was.
-        """
+        """Work on the photo in a file, unless it can't be read; what of it can't be represented, one line each."""
         picture = _read(images.load, path)
         self.photo = Photo(path, name or path.stem, self._preview(picture.rgb), *geometry.size_of(picture.rgb))
         self.masks, self.mask_previews, self.completions, self.previews = [], [], [], []
@@ -68,11 +64,7 @@ class Session:
         return [_named(line, path) for line in picture.notes]
 
     def open_mask(self, path: Path) -> list[str]:
-        """Add a mask file (white = hole), as the commands see it; what was taken for granted, one line each.
-
-        Raises:
-            UserError: it can't be read, or there is no photo.
-        """
+        """Add a mask file (white = hole), as the commands see it; what was taken for granted, one line each."""
         photo = self._photo()
         grey, notes = _read(lambda path: masks.read(path, False, 0, images.MAX_PIXELS), path)
         hole = geometry.touched(grey > geometry.HOLE_LEVEL, photo.height, photo.width)
@@ -86,11 +78,7 @@ class Session:
         return [_named(line, path) for line in notes]
 
     def prepare(self, marks: Sequence[Mark], grow: int) -> None:
-        """Take the hole that the marks make, grown by ``grow`` pixels, for the next ``complete``.
-
-        Raises:
-            UserError: there is no photo, or no hole.
-        """
+        """Take the hole that the marks make, grown by ``grow`` pixels, for the next ``complete``."""
         photo = self._photo()
         hole = hole_of(marks, photo.height, photo.width, self.masks)
         require(bool(hole.any()), 'there is no hole: paint over what is to be completed, or take a mask file')
@@ -98,15 +86,7 @@ class Session:
         self.cancel = threading.Event()  # a computation that was cancelled may not have seen it yet
 
     def complete(self, pipeline: Callable[..., list[Any]], **options: Any) -> None:
-        """Keep ``pipeline``'s completions of the photo.
-
-        Args:
-            options: what ``ict.pipeline.Pipeline.__call__`` takes.
-
-        Raises:
-            Cancelled: ``self.cancel`` was set.
-            UserError: see the pipeline.
-        """
+        """Keep ``pipeline``'s completions of the photo; ``options`` and errors are those of ``Pipeline.__call__``."""
         photo, cancel = self._photo(), self.cancel
         completions = pipeline(photo.path, self.hole, name=photo.name, cancel=cancel, **options)
         completions.sort(key=lambda one: -one.log_likelihood)

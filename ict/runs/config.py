@@ -6,7 +6,7 @@ from typing import Any
 
 from ict import options
 from ict.options import Given
-from ict.runs.inputs import Inputs, ViewFlags, find
+from ict.runs import inputs
 
 
 @dataclass(frozen=True)
@@ -35,24 +35,23 @@ class RunConfig:
     masks: Given
     output: Given
     n_results: Given
-    view: ViewFlags
+    view: inputs.ViewFlags
     compute: ComputeConfig
     overwrite: bool
     skip: tuple[str, ...]
 
-    def inputs(self, *further: str) -> Inputs:
+    def find_inputs(self, *further: str) -> inputs.Inputs:
         """The pictures with their masks; the output folder, ``skip`` and ``further`` folders are not searched."""
-        return find(self.images, self.masks, self.view, self.output.value, *filter(None, (*self.skip, *further)))
+        return inputs.find(self.images, self.masks, self.view, self.output.value,
+                           *filter(None, (*self.skip, *further)))
 
 
-def add_compute(parser: Any) -> None:
-    """The options of ``ComputeConfig`` but for ``distributed``."""
+def add_options(parser: Any, with_ranks: bool = True) -> None:
+    """The options of ``ViewFlags`` and ``ComputeConfig``; ``--distributed`` where ranks may share the pictures."""
+    inputs.add_options(parser)
     options.add_device(parser)
     parser.add_argument('--batch_size', type=int, default=1, help='pictures in one forward pass (on a CPU one after '
                                                                   'another, which is as fast); changes no result')
     parser.add_argument('--amp_level', choices=('O0', 'O2', 'O3'), default='O0', help='O2, O3: float16 on a GPU')
-
-
-def add_distributed(parser: Any) -> None:
-    """--distributed."""
-    options.add_flag(parser, '--distributed', 'one process of several started by msrun, which share the images')
+    if with_ranks:
+        options.add_flag(parser, '--distributed', 'one process of several started by msrun, which share the images')

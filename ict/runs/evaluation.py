@@ -129,14 +129,7 @@ def read_samples(evaluation: Evaluation, picture: str) -> np.ndarray:
 
 
 def score_picture(evaluation: Evaluation, i: int, sampled: ResultMetrics, deterministic: ResultMetrics) -> Rows:
-    """Write the scored files of picture ``i``; its rows.
-
-    Args:
-        sampled, deterministic: stage 2's metrics.
-
-    Raises:
-        UserError: a result is missing, or the picture can't be read.
-    """
+    """Write the scored files of picture ``i``; its rows. ``sampled`` and ``deterministic`` are stage 2's metrics."""
     pictures, n = evaluation.pictures, evaluation.sample_num
     picture = pictures.id(i)
 

@@ -208,11 +208,7 @@ def find(given: Given, masks_given: Given, flags: ViewFlags, output_dir: str | P
 
 
 def without_masks(given: Given, mask_option: str, max_pixels: int, output_dir: str | Path) -> str:
-    """``ALPHA`` for pictures without masks, of which each has a transparent part that can be filled.
-
-    Raises:
-        UserError: names the first picture that has none.
-    """
+    """``ALPHA`` for pictures without masks; a UserError names the first that has no transparent part to fill."""
     pictures = listing.find(*given, without=Path(output_dir))
     for i in range(len(pictures)):
         picture = images.load(pictures.path(i), max_pixels=max_pixels, allow_truncated=False)

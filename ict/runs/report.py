@@ -24,10 +24,6 @@ _LINE, _NOISE = (31, 119, 180), (190, 215, 235)
 _SMOOTHED = 60  # points from which on a moving mean is drawn over them
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
-
-
 def sheet(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], gap: int = 6) -> np.ndarray:
     """A table of pictures of one size: rows of (H, W, 3) uint8 under column titles -> (H', W', 3) uint8.
 
@@ -38,7 +34,7 @@ def sheet(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], gap: int 
     canvas = Image.new('RGB', (len(titles) * (width + gap) + gap, head + len(rows) * (height + gap)), _PAPER)
     draw = ImageDraw.Draw(canvas)
     for i, title in enumerate(titles):
-        draw.text((gap + i * (width + gap), 4), title, fill=_INK, font=_font(13))
+        draw.text((gap + i * (width + gap), 4), title, fill=_INK, font=ImageFont.load_default(13))
     for r, row in enumerate(rows):
         for i, picture in enumerate(row):
             canvas.paste(Image.fromarray(picture), (gap + i * (width + gap), head + r * (height + gap)))
@@ -71,14 +67,14 @@ def _panel(name: str, points: list[tuple[int, float]], width: int, height: int) 
         return (left + (step - first) / (last - first) * (width - left - right),
                 height - bottom - (value - low) / (high - low) * (height - top - bottom))
 
-    draw.text((left, 6), name, fill=_INK, font=_font(14))
+    draw.text((left, 6), name, fill=_INK, font=ImageFont.load_default(14))
     for tick in _ticks(low, high):
         _, level = to_pixels(first, tick)
         draw.line([(left, level), (width - right, level)], fill=_FAINT)
-        draw.text((left - 6, level), f'{tick:.4g}', fill=_INK, font=_font(11), anchor='rm')
+        draw.text((left - 6, level), f'{tick:.4g}', fill=_INK, font=ImageFont.load_default(11), anchor='rm')
     for tick in _ticks(first, last):
         across, _ = to_pixels(tick, low)
-        draw.text((across, height - bottom + 6), f'{tick:g}', fill=_INK, font=_font(11), anchor='mt')
+        draw.text((across, height - bottom + 6), f'{tick:g}', fill=_INK, font=ImageFont.load_default(11), anchor='mt')
     if len(points) >= _SMOOTHED:
         draw.line([to_pixels(*point) for point in points], fill=_NOISE, width=1)
         window = len(points) // 20

@@ -95,11 +95,7 @@ class Stage(ABC):
         """Tell the user about the results that are there now; on the rank that writes."""
 
     def sources(self, task: Task, digests: dict[str, str]) -> dict[str, str]:
-        """``digests`` of picture and mask, and of all else that the result is made of.
-
-        Raises:
-            UserError: these do not belong together.
-        """
+        """``digests`` of picture and mask, and of all else that the result is made of; a UserError for a misfit."""
         return digests
 
     def read(self, task: Task) -> list[Any]:

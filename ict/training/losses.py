@@ -40,14 +40,9 @@ def check_options(args: argparse.Namespace, losses: Sequence[Loss]) -> None:
     options.positive(args, *(loss.option for loss in losses if loss.option), least=0)
 
 
-def weights_from_args(args: argparse.Namespace, losses: Sequence[Loss]) -> dict[str, float]:
-    """The weight of each loss, by its name, in the order of the table."""
-    return {loss.name: getattr(args, loss.option) if loss.option else loss.weight for loss in losses}
-
-
-def default_weights(losses: Sequence[Loss]) -> dict[str, float]:
-    """The weight of each loss without any option."""
-    return {loss.name: loss.weight for loss in losses}
+def weights_of(losses: Sequence[Loss], args: argparse.Namespace | None = None) -> dict[str, float]:
+    """The weight of each loss, by its name, in the order of the table: that of the options, else the default."""
+    return {loss.name: getattr(args, loss.option, loss.weight) for loss in losses}
 
 
 def is_computed(loss: Loss, weights: dict[str, float]) -> bool:

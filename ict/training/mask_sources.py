@@ -69,11 +69,7 @@ class MaskSource:
         return self.files.listing.digest() if self.files is not None else ''
 
     def of_picture(self, i: int) -> np.ndarray | None:
-        """Grey levels (h, w) uint8 of the mask that belongs to picture ``i``; None: its hole is drawn.
-
-        Raises:
-            UserError: the mask cannot be read.
-        """
+        """Grey levels (h, w) uint8 of the mask that belongs to picture ``i``; None: its hole is drawn."""
         return None
 
     def draw(self, size: int, rng: np.random.Generator, failures: list[str]) -> np.ndarray:

@@ -111,7 +111,7 @@ def generator(argv: list[str]) -> int:
         runtime.start(task['device_target'], task['device_id'])
         from Guided_Upsample.models import inpaint
     with clock.part(LOAD):
-        net = inpaint.load(ckpt, config)
+        net = inpaint.Inpainter.from_checkpoint(ckpt, config, 1).generator
     loaded = memory_mb()[0]
     if task['plain']:
         from mindspore import nn

@@ -133,7 +133,8 @@ def test_scoring_takes_the_weights_that_inference_takes(pictures, masks, tiny, t
     assert train_2.main(argv_2(pictures, masks, save, tiny['kmeans'], '--max_iteration', 2)) == 0
     start = train_2.starting_point(str(save), resume=False, adversarial=False)
     path = start.weights[train_2.GEN].path
-    assert start.state is None and path == infer_2.find_generator(Given(str(save), '--ckpt_path'))
+    model = infer_2.Model.from_checkpoint(Given(str(save), '--ckpt_path'), None)
+    assert start.state is None and path == model.ckpt.path
     assert path.name == 'InpaintingModel_gen_best.ckpt'
 
 
