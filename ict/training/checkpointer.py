@@ -111,7 +111,7 @@ class StartingPoint:
     @property
     def step(self) -> int:
         """Optimizer steps already done."""
-        return self.state.metadata['progress']['step'] if self.state is not None else 0
+        return progress_of(self.state).step if self.state is not None else 0
 
 
 @dataclass
@@ -238,7 +238,7 @@ class Checkpointer:
         checkpoint.check(replace(state, entries=entries), {name: tuple(p.shape) for name, p in parameters.items()})
         for name, parameter in parameters.items():
             parameter.set_data(ms.Tensor(state.array(name), parameter.dtype))
-        progress = Progress(**state.metadata['progress'])
+        progress = progress_of(state)
         progress.previous_save = progress.step
         return progress
 
@@ -248,17 +248,29 @@ def state_name(network: str) -> str:
     return f'{network}_latest_state.ckpt'
 
 
+def progress_of(state: checkpoint.Checkpoint) -> Progress:
+    """How far a state's training was; a UserError where it doesn't say it."""
+    try:
+        progress = Progress(**state.metadata['progress'])
+        if {type(progress.step), type(progress.previous_save)} == {int}:
+            return progress
+    except (KeyError, TypeError):
+        pass
+    raise UserError(f'{state.path}: damaged, it does not say at which step it was saved; remove it to go on from the '
+                    f'weights alone')
+
+
 def _find_state(weights: Path) -> checkpoint.Checkpoint | None:
     """The training state beside a weights file; a UserError where it belongs to other weights."""
     path = weights.parent / f'{weights.stem}_state.ckpt'
     if not os.path.isfile(path):
         return None
     state = checkpoint.read(path, '--ckpt_path').expect('state', '--ckpt_path')
-    progress = state.metadata['progress']
+    progress = progress_of(state)
     if weights.is_file():
         step = checkpoint.read(weights).metadata.get('step')
-        if step not in (progress['step'], progress['previous_save']):
-            raise UserError(f'{path}: is of step {progress["step"]}, {weights.name} of step {step}; '
+        if step not in (progress.step, progress.previous_save):
+            raise UserError(f'{path}: is of step {progress.step}, {weights.name} of step {step}; '
                             f'remove the state to go on from the weights alone, or bring the weights back')
     return state
 
@@ -281,11 +293,11 @@ def taken(folder: Path, network: str, state: checkpoint.Checkpoint | None, resum
     path = folder / state_name(network)
     with lock.locked(folder, '--save_path'):
         if os.path.isfile(path):
-            there = checkpoint.read(path, '--save_path').expect('state', '--save_path').metadata
+            there = checkpoint.read(path, '--save_path').expect('state', '--save_path')
             if state is None or not os.path.samefile(state.path, path):
-                raise UserError(f'--save_path {folder}: holds a training that has taken {there["progress"]["step"]} '
+                raise UserError(f'--save_path {folder}: holds a training that has taken {progress_of(there).step} '
                                 f'steps; go on with --ckpt_path {resume_from}, or name another --save_path')
-            if there != state.metadata:
+            if there.metadata != state.metadata:
                 raise UserError(f'--ckpt_path {path}: another run has just saved it anew; start this one again')
         if parallel.is_writer():
             files.sweep(folder, below=False)

@@ -1,6 +1,7 @@
 """Damaged checkpoints, manifests and scores, found by fuzzing, are an error for the user or passed over."""
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from ict import checkpoint
 from ict.errors import UserError
 from ict.runs import manifest
 from ict.runs.scores import Scores
+from ict.training.checkpointer import StartingPoint
 
 
 def field(number: int, content: bytes | int) -> bytes:
@@ -51,6 +53,15 @@ def test_a_damaged_checkpoint_is_named(what, tmp_path):
     path.write_bytes(DAMAGED[what])
     with pytest.raises(UserError, match=f'^--ckpt_path {path}: .*damaged'):
         checkpoint.read(path, '--ckpt_path')
+
+
+@pytest.mark.parametrize('progress', [None, 3, {'step': '3'}, {'step': 3, 'speed': 1}])
+def test_a_training_state_that_says_no_step_is_named(progress, tmp_path):
+    path = tmp_path / 'ImageNet_latest_state.ckpt'
+    metadata = {'network': 'state'} | ({} if progress is None else {'progress': progress})
+    path.write_bytes(WEIGHT + record(json.dumps(metadata)))
+    with pytest.raises(UserError, match=f'^{path}: damaged, it does not say at which step'):
+        StartingPoint.from_files({'ImageNet': tmp_path / 'ImageNet_latest.ckpt'}, {'ImageNet': 'Transformer'})
 
 
 def test_text_in_a_weights_place_has_not_the_weights_shape(tmp_path):
