@@ -14,7 +14,7 @@ from PIL import Image
 HOLE_LEVEL = 127  # a mask pixel above this, at the mask's own resolution, is hole
 GEOMETRIES = ('crop', 'resize', 'hole', 'published')
 _CONTEXT = 2.0  # geometry 'hole': side of the frame in sides of the hole
-_SMALLEST_FRAME = 64
+_SMALLEST_FRAME = 256  # pixels, as many as stage 2 paints: in smaller frames, enlarged, holes were filled worse
 
 
 class Box(NamedTuple):

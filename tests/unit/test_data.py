@@ -197,7 +197,7 @@ def test_the_frame_around_a_hole_holds_it():
     hole = np.zeros((300, 500), bool)
     hole[280:300, 10:40] = True
     box = geometry.around(hole)
-    assert geometry.cut(hole, box).sum() == hole.sum() and box.height == box.width == 64
+    assert geometry.cut(hole, box).sum() == hole.sum() and box.height == box.width == 256
 
 
 # ---------------------------------------------------------------- training examples and drawn masks

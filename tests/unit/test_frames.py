@@ -37,8 +37,8 @@ def test_specks_far_apart_have_small_frames_and_neighbours_share_one():
     for top, left in itertools.product((400, 1500, 2600), (500, 2000, 3500)):
         hole[top:top + 20, left:left + 30] = True
     boxes = geometry.boxes_around(hole)
-    assert len(boxes) == 9 and all(box.height == box.width == 64 for box in boxes)
-    hole[430:450, 540:560] = True
+    assert len(boxes) == 9 and all(box.height == box.width == 256 for box in boxes)
+    hole[630:650, 540:560] = True
     assert len(geometry.boxes_around(hole)) == 9
 
 
