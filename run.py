@@ -72,8 +72,8 @@ def configs(args: Any) -> tuple[stage_1.InferConfig, stage_2.InferConfig]:
     given = partial(Given.from_args, args)
     shared: dict[str, Any] = {
         'images': given('input_image'), 'masks': given('input_mask'), 'n_results': given('sample_num'),
-              'view': options.chosen(inputs.ViewFlags, args), 'overwrite': args.overwrite, 'skip': (args.save_place,),
-              'compute': options.chosen(ComputeConfig, args, distributed=False)}
+        'view': options.chosen(inputs.ViewFlags, args), 'overwrite': args.overwrite, 'skip': (args.save_place,),
+        'compute': options.chosen(ComputeConfig, args, distributed=False)}
     priors = Given(str(Path(args.save_place) / PRIORS), '--save_place')
     return (stage_1.InferConfig(ckpt=given('transformer_ckpt'), output=priors,
                                 model=options.chosen(stage_1.ModelFlags, args, n_layer=None, n_embd=None),
