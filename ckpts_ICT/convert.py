@@ -124,7 +124,7 @@ def from_pytorch(path: Path, arrays: Mapping[str, np.ndarray], flags: Flags) -> 
                               if not surplus.fullmatch(name)}, kind, {}, None)
     metadata: dict[str, Any] = {'network': kind}
     if kind == 'Generator':
-        known = replace(given, metadata={'architecture': {'padding': 'reflect'}})
+        known = replace(given, metadata={'architecture': {'padding': flags.padding or 'reflect'}})
         generator = generators.GeneratorConfig.from_checkpoint(known, {'padding': flags.padding})
         metadata['architecture'] = generator.metadata()
         tensors = {name: arrays[name] for name in given.entries}
