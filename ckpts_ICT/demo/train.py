@@ -1,0 +1,360 @@
+"""Train the demo pair in PyTorch: stage 1, priors that it makes, stage 2. Resumed from its state; hours on a CPU.
+
+``python ckpts_ICT/demo/train.py --start START --data DATA --save_path OUT --stage1_hours 9 --stage2_hours 9
+--lite0 efficientnet-lite0-57934424.pth`` writes OUT/gpt.pth and OUT/generator.pth, of which ``ckpts_ICT/convert.py``
+makes checkpoints, OUT/log.txt and OUT/sheet.jpg, a picture of held-back results.
+"""
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional
+
+from ckpts_ICT.demo.data import Data, enlarged, touched
+from ckpts_ICT.demo.networks import GPT, Discriminator, Features, Generator
+from ckpts_ICT.demo.priors import Pool, priors
+
+R1_EVERY = 16  # steps; the penalty is weighted so much higher
+PATCH = 8  # pixels of a discriminator's logit
+
+
+class EMA:
+    """Exponential moving averages of a network's weights, with a shorter memory in the first steps."""
+
+    def __init__(self, net: torch.nn.Module, decay: float) -> None:
+        self.decay, self.n_steps = decay, 0
+        self.weights = {name: value.detach().clone() for name, value in net.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, net: torch.nn.Module) -> None:
+        self.n_steps += 1
+        decay = min(self.decay, (1 + self.n_steps) / (10 + self.n_steps))
+        torch._foreach_lerp_(list(self.weights.values()), list(net.state_dict().values()), 1 - decay)
+
+    @contextlib.contextmanager
+    def inside(self, net: torch.nn.Module) -> Iterator[None]:
+        """The averages in place of the network's own weights."""
+        own = {name: value.detach().clone() for name, value in net.state_dict().items()}
+        net.load_state_dict(self.weights)
+        try:
+            yield
+        finally:
+            net.load_state_dict(own)
+
+    def state_dict(self) -> dict[str, Any]:
+        return vars(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.weights, self.n_steps = state['weights'], state['n_steps']
+
+
+class Training:
+    """What both stages share: the state on disk, the time, the log.
+
+    Args:
+        parts: by name, what has a ``state_dict``.
+    """
+
+    def __init__(self, stage: str, hours: float, args: argparse.Namespace, parts: dict[str, Any]) -> None:
+        self.stage, self.hours, self.args, self.parts = stage, hours, args, parts
+        self.path, self.pictures, self.step = args.save_path / f'{stage}_state.pt', 0, 0
+        if self.path.exists():
+            state = torch.load(self.path, map_location=args.device, weights_only=False)
+            self.pictures = state.pop('pictures')
+            for name, part in parts.items():
+                part.load_state_dict(state[name])
+        self.started = self.said = time.time()
+        self.values: dict[str, list[torch.Tensor]] = {}
+
+    def goes_on(self) -> bool:
+        """Whether some of this run's hours are left."""
+        return time.time() - self.started < 3600 * self.hours
+
+    def rate(self, base: float, warmup: int) -> float:
+        """The learning rate: constant after a linear warm-up; the running averages stand for a fall at the end."""
+        return base * min(1.0, (self.step + 1) / warmup)
+
+    def done(self, count: int, losses: dict[str, torch.Tensor]) -> bool:
+        """Note a step; whether it is time for ``report``."""
+        self.step, self.pictures = self.step + 1, self.pictures + count
+        for name, value in losses.items():
+            self.values.setdefault(name, []).append(value.detach())
+        return time.time() - self.said > self.args.log_seconds or not self.goes_on()
+
+    def report(self, held_back: str) -> None:
+        """Log the mean losses and write the state."""
+        means = ', '.join(f'{name} {torch.stack(values).mean().item():.4f}' for name, values in self.values.items())
+        log(self.args.save_path, f'{self.stage}: {self.pictures} pictures, {means}; held back: {held_back}')
+        temporary = self.path.with_suffix('.tmp')
+        torch.save({'pictures': self.pictures, **{name: part.state_dict() for name, part in self.parts.items()}},
+                   temporary)
+        temporary.replace(self.path)
+        self.said, self.values = time.time(), {}
+
+
+def log(folder: Path, line: str) -> None:
+    print(line, flush=True)
+    with open(folder / 'log.txt', 'a', encoding='utf-8') as stream:
+        stream.write(line + '\n')
+
+
+def half(device: str) -> Any:
+    """bfloat16 where it is fast."""
+    flags = Path('/proc/cpuinfo').read_text() if device == 'cpu' else ''
+    return torch.autocast(device, torch.bfloat16, enabled=device != 'cpu' or 'amx' in flags or 'avx512_bf16' in flags)
+
+
+def start_with(net: torch.nn.Module, path: Path) -> None:
+    """Take weights from an .npz file; what it lacks keeps its initial value."""
+    if path.exists():
+        net.load_state_dict({name: torch.from_numpy(value).float() for name, value in np.load(path).items()},
+                            strict=False)
+
+
+# ---- stage 1
+
+
+def train_gpt(args: argparse.Namespace, data: Data) -> GPT:
+    """Cross-entropy of the missing tokens; writes gpt.pth and returns the network with averaged weights."""
+    net = GPT(args.n_layer, args.n_embd, args.n_head).to(args.device)
+    start_with(net, args.start / f'gpt_{args.n_layer}x{args.n_embd}x{args.n_head}.npz')
+    decays = {name for name, p in net.named_parameters() if p.ndim == 2 and 'emb' not in name}
+    optimizer = torch.optim.AdamW([
+        {'params': [p for name, p in net.named_parameters() if name in decays], 'weight_decay': 0.05},
+        {'params': [p for name, p in net.named_parameters() if name not in decays], 'weight_decay': 0.0}],
+        lr=args.lr1, betas=(0.9, 0.95))
+    ema = EMA(net, args.ema_decay1)
+    training = Training('gpt', args.stage1_hours, args, {'net': net, 'optimizer': optimizer, 'ema': ema})
+    while training.goes_on():
+        tokens, mask = data.random_tokens(args.batch1), touched(data.random_holes(args.batch1))
+        for group in optimizer.param_groups:
+            group['lr'] = training.rate(args.lr1, warmup=100)
+        with half(args.device):
+            logits = net.logits(net(tokens, mask)[mask])
+        loss = functional.cross_entropy(logits.float(), tokens[mask])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        ema.update(net)
+        if training.done(args.batch1, {'nats': loss}):
+            with ema.inside(net):
+                training.report(f'{held_back_nats(net, data, args.device):.4f} nats')
+    net.load_state_dict(ema.weights)
+    torch.save({'model': {name: value.half().cpu() for name, value in net.state_dict().items()}},
+               args.save_path / 'gpt.pth')
+    return net.eval()
+
+
+@torch.no_grad()
+def held_back_nats(net: GPT, data: Data, device: str) -> float:
+    """Cross-entropy of the missing tokens of the held-back pictures."""
+    tokens, mask = data.tokens_of(data.held_back), touched(data.held_back_holes)
+    total = 0.0
+    for some, hole in zip(tokens.split(16), mask.split(16), strict=True):
+        with half(device):
+            logits = net.logits(net(some, hole)[hole])
+        total += functional.cross_entropy(logits.float(), some[hole], reduction='sum').item()
+    return total / int(mask.sum())
+
+
+# ---- stage 2
+
+
+def perceptual_distance(maps: list[torch.Tensor], wanted: list[torch.Tensor]) -> torch.Tensor:
+    """As LPIPS without its learned heads: squared distance of maps whose pixels have length 1, summed over the maps."""
+    unit = [[functional.normalize(x.float(), dim=1, eps=1e-6) for x in some] for some in (maps, wanted)]
+    return torch.stack([(a - b).square().sum(1).mean() for a, b in zip(*unit, strict=True)]).sum()
+
+
+def pixel_weights(hole: torch.Tensor) -> torch.Tensor:
+    """1 in the hole, up to 3 at its boundary, 0.05 outside: (B, 1, S, S)."""
+    known_nearby = functional.avg_pool2d(1 - hole, 9, 1, 4)
+    return torch.where(hole > 0, 1 + 4 * known_nearby, torch.full_like(hole, 0.05))
+
+
+def discriminator_loss(discriminator: Discriminator, real: torch.Tensor, fake: torch.Tensor, hole: torch.Tensor,
+                       penalised: bool, args: argparse.Namespace) -> torch.Tensor:
+    """Real patches are real, those in the hole of a result are not, its others are; sometimes with the R1 penalty."""
+    in_hole = functional.max_pool2d(hole, PATCH)
+    real = real.detach().requires_grad_(penalised)
+    with half(args.device):
+        real_logits, fake_logits = (discriminator(x, hole)[0] for x in (real, fake.detach()))
+    real_logits, fake_logits = real_logits.float(), fake_logits.float()
+    loss = functional.softplus(-real_logits).mean() + (
+        functional.softplus(fake_logits) * in_hole + functional.softplus(-fake_logits) * (1 - in_hole)).mean()
+    if penalised:
+        [slope] = torch.autograd.grad(real_logits.sum(), real, create_graph=True)
+        loss = loss + R1_EVERY * args.r1 * slope.square().sum((1, 2, 3)).mean()
+    return loss
+
+
+def generator_losses(painted: torch.Tensor, image: torch.Tensor, hole: torch.Tensor, shifted: tuple[torch.Tensor, ...],
+                     discriminator: Discriminator, features: Features) -> dict[str, torch.Tensor]:
+    """Losses by name, not yet weighted.
+
+    Args:
+        shifted: image, result and hole as discriminator and features see them.
+    """
+    losses = {'l1': ((painted - image).abs() * pixel_weights(hole)).sum() / hole.sum().clamp(min=1) / 3}
+    coarse = functional.avg_pool2d((painted - image) * hole, 16).abs().mean()
+    losses['coarse'] = coarse / hole.mean().clamp(min=1e-3)
+    real, fake, some_hole = shifted
+    with torch.no_grad():
+        wanted_features = features(real)
+        _, wanted_maps = discriminator(real, some_hole)
+    losses['perceptual'] = perceptual_distance(features(fake), wanted_features)
+    logits, maps = discriminator(fake, some_hole)
+    in_hole = functional.max_pool2d(some_hole, PATCH)
+    losses['adversarial'] = (functional.softplus(-logits.float()) * in_hole).sum() / in_hole.sum().clamp(min=1)
+    losses['matching'] = torch.stack([(a.float() - b.float()).abs().mean()
+                                      for a, b in zip(maps, wanted_maps, strict=True)]).sum()
+    return losses
+
+
+def train_generator(args: argparse.Namespace, data: Data, gpt: GPT) -> None:
+    """L1, perceptual and adversarial losses on crops; writes generator.pth."""
+    net, discriminator = Generator(), Discriminator()
+    for part, name in ((net, 'generator'), (discriminator, 'discriminator')):
+        start_with(part, args.start / f'{name}.npz')
+        part.to(args.device, memory_format=torch.channels_last)
+    features = Features(args.lite0).to(args.device)
+    optimizer = torch.optim.Adam(net.parameters(), lr=args.lr2, betas=(0.5, 0.99))
+    discriminator_optimizer = torch.optim.Adam(discriminator.parameters(), lr=2 * args.lr2, betas=(0.5, 0.99))
+    ema = EMA(net, args.ema_decay2)
+    training = Training('generator', args.stage2_hours, args, {
+        'net': net, 'discriminator': discriminator, 'optimizer': optimizer,
+        'discriminator_optimizer': discriminator_optimizer, 'ema': ema})
+    weights = {name: getattr(args, f'{name}_weight') for name in ('l1', 'coarse', 'perceptual', 'adversarial',
+                                                                 'matching')}
+    pool, made = None, 0.0
+    while training.goes_on():
+        if pool is None or time.time() - made > 3600 * args.pool_hours:
+            pool, made = pool_on_disk(args, data, gpt, anew=pool is not None), time.time()
+        image, prior, hole = pool.batch(data, args.batch2, args.crop)
+        for group, base in ((optimizer, args.lr2), (discriminator_optimizer, 2 * args.lr2)):
+            group.param_groups[0]['lr'] = training.rate(base, warmup=150)
+
+        # paint
+        with half(args.device):
+            painted = net(image, prior, hole).float()
+        result = painted * hole + image * (1 - hole)
+        # Their grids begin anywhere: the generator would learn one that always lies the same
+        y, x = (data.random_number(PATCH) for _ in range(2))
+        shifted = tuple(view[..., y:args.crop - PATCH + y, x:args.crop - PATCH + x] for view in (image, result, hole))
+
+        # discriminator
+        loss_d = discriminator_loss(discriminator, *shifted, training.step % R1_EVERY == 0, args)
+        discriminator_optimizer.zero_grad(set_to_none=True)
+        loss_d.backward()
+        discriminator_optimizer.step()
+
+        # generator
+        with half(args.device):
+            losses = generator_losses(painted, image, hole, shifted, discriminator, features)
+        optimizer.zero_grad(set_to_none=True)
+        torch.stack([weights[name] * loss for name, loss in losses.items()]).sum().backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        ema.update(net)
+        if training.done(args.batch2, {'discriminator': loss_d, **losses}):
+            with ema.inside(net):
+                training.report(held_back_results(net, gpt, data, features, args))
+    net.load_state_dict(ema.weights)
+    torch.save({'generator': {name: value.float().cpu().contiguous() for name, value in net.state_dict().items()}},
+               args.save_path / 'generator.pth')
+
+
+def pool_on_disk(args: argparse.Namespace, data: Data, gpt: GPT, anew: bool) -> Pool:
+    """The pool of the run before, or a new one."""
+    path = args.save_path / 'pool.pt'
+    if path.exists() and not anew:
+        return Pool(**torch.load(path, map_location=args.device))
+    with half(args.device):
+        pool = Pool.made(gpt, data, args.pool_size, args.pool_at_once)
+    torch.save(pool.state(), path)
+    return pool
+
+
+@torch.no_grad()
+def held_back_results(net: Generator, gpt: GPT, data: Data, features: Features, args: argparse.Namespace) -> str:
+    """PSNR and perceptual distance of samples and deterministic results; their picture goes to sheet.jpg."""
+    image, hole = data.held_back[:args.scored] / 255, data.held_back_holes[:args.scored]
+    columns, scores = [image, torch.where(hole[:, None], 1.0, image)], []
+    for title, n_passes in (('sample', 16), ('deterministic', 0)):
+        results = []
+        for some, some_hole in zip(image.split(10), hole.split(10), strict=True):
+            with half(args.device):
+                prior = enlarged(priors(gpt, data, some * 255, some_hole, n_passes, 0.6))
+                painted = net(some, prior, some_hole[:, None].float()).float()
+            results.append(torch.where(some_hole[:, None], painted, some))
+        result = torch.cat(results)
+        psnr = -10 * (result - image).square().mean((1, 2, 3)).log10().mean().item()
+        distance = torch.stack([perceptual_distance(features(a), features(b)) for a, b in
+                                zip(result.split(10), image.split(10), strict=True)]).mean().item()
+        scores.append(f'{title} {psnr:.2f} dB, perceptual {distance:.4f}')
+        columns.append(result)
+    sheet = torch.cat([torch.cat(row, 2) for row in zip(*[list(column[:12]) for column in columns], strict=True)], 1)
+    Image.fromarray((sheet.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()).save(
+        args.save_path / 'sheet.jpg', quality=90)
+    return '; '.join(scores)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add = parser.add_argument
+    add('--start', type=Path, required=True, help='palette, masks, held-back pictures and first weights')
+    add('--data', type=Path, required=True, help='photos*.tar and small*.tar')
+    add('--save_path', type=Path, required=True)
+    add('--lite0', type=Path, required=True, help='efficientnet-lite0-57934424.pth')
+    add('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    add('--seed', type=int, default=0)
+    add('--log_seconds', type=float, default=420)
+    add('--scored', type=int, default=20, help='held-back pictures that are painted for the log')
+    # stage 1
+    add('--stage1_hours', type=float, default=1)
+    add('--n_layer', type=int, default=6)
+    add('--n_embd', type=int, default=192)
+    add('--n_head', type=int, default=2)
+    add('--batch1', type=int, default=8)
+    add('--lr1', type=float, default=1.5e-3)
+    add('--ema_decay1', type=float, default=0.9995)
+    # priors
+    add('--pool_size', type=int, default=1200, help='priors that stage 1 makes at a time')
+    add('--pool_at_once', type=int, default=16)
+    add('--pool_hours', type=float, default=1, help='how long they are used')
+    # stage 2
+    add('--stage2_hours', type=float, default=1)
+    add('--crop', type=int, default=128)
+    add('--batch2', type=int, default=8)
+    add('--lr2', type=float, default=1e-4)
+    add('--ema_decay2', type=float, default=0.998)
+    add('--l1_weight', type=float, default=1.0)
+    add('--coarse_weight', type=float, default=2.0)
+    add('--perceptual_weight', type=float, default=0.2)
+    add('--adversarial_weight', type=float, default=1.5)
+    add('--matching_weight', type=float, default=3.0)
+    add('--r1', type=float, default=0.05)
+    args = parser.parse_args()
+    args.save_path.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(args.seed)
+    data = Data(args.start, args.data, args.device)
+    log(args.save_path, f'{len(data.photos)} photographs, {len(data.small)} small pictures, '
+                        f'{len(data.held_back)} held back')
+    train_generator(args, data, train_gpt(args, data))
+
+
+if __name__ == '__main__':
+    main()
