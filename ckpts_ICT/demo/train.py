@@ -185,9 +185,10 @@ def pixel_weights(hole: torch.Tensor) -> torch.Tensor:
     return torch.where(hole > 0, 1 + 4 * known_nearby, torch.full_like(hole, 0.05))
 
 
-def discriminator_loss(discriminator: Discriminator, real: torch.Tensor, fake: torch.Tensor, hole: torch.Tensor,
-                       penalised: bool, args: argparse.Namespace) -> torch.Tensor:
+def discriminator_loss(discriminator: Discriminator, shifted: tuple[torch.Tensor, ...], penalised: bool,
+                       args: argparse.Namespace) -> torch.Tensor:
     """Real patches are real, those in the hole of a result are not, its others are; sometimes with the R1 penalty."""
+    real, fake, hole = shifted
     in_hole = functional.max_pool2d(hole, PATCH)
     real = real.detach().requires_grad_(penalised)
     with half(args.device):
@@ -256,7 +257,7 @@ def train_generator(args: argparse.Namespace, data: Data, gpt: GPT) -> None:
         shifted = tuple(view[..., y:args.crop - PATCH + y, x:args.crop - PATCH + x] for view in (image, result, hole))
 
         # discriminator
-        loss_d = discriminator_loss(discriminator, *shifted, training.step % R1_EVERY == 0, args)
+        loss_d = discriminator_loss(discriminator, shifted, training.step % R1_EVERY == 0, args)
         discriminator_optimizer.zero_grad(set_to_none=True)
         loss_d.backward()
         discriminator_optimizer.step()
