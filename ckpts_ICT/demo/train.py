@@ -187,15 +187,15 @@ def pixel_weights(hole: torch.Tensor) -> torch.Tensor:
 
 def discriminator_loss(discriminator: Discriminator, shifted: tuple[torch.Tensor, ...], penalised: bool,
                        args: argparse.Namespace) -> torch.Tensor:
-    """Real patches are real, those in the hole of a result are not, its others are; sometimes with the R1 penalty."""
+    """Patches that hold a part of the hole: real or painted; sometimes with the R1 penalty."""
     real, fake, hole = shifted
     in_hole = functional.max_pool2d(hole, PATCH)
     real = real.detach().requires_grad_(penalised)
     with half(args.device):
         real_logits, fake_logits = (discriminator(x, hole)[0] for x in (real, fake.detach()))
     real_logits, fake_logits = real_logits.float(), fake_logits.float()
-    loss = functional.softplus(-real_logits).mean() + (
-        functional.softplus(fake_logits) * in_hole + functional.softplus(-fake_logits) * (1 - in_hole)).mean()
+    loss = ((functional.softplus(-real_logits) + functional.softplus(fake_logits)) * in_hole).sum()
+    loss = loss / in_hole.sum().clamp(min=1)
     if penalised:
         [slope] = torch.autograd.grad(real_logits.sum(), real, create_graph=True)
         loss = loss + R1_EVERY * args.r1 * slope.square().sum((1, 2, 3)).mean()
@@ -233,7 +233,7 @@ def train_generator(args: argparse.Namespace, data: Data, gpt: GPT) -> None:
         part.to(args.device, memory_format=torch.channels_last)
     features = Features(args.lite0).to(args.device)
     optimizer = torch.optim.Adam(net.parameters(), lr=args.lr2, betas=(0.5, 0.99))
-    discriminator_optimizer = torch.optim.Adam(discriminator.parameters(), lr=2 * args.lr2, betas=(0.5, 0.99))
+    discriminator_optimizer = torch.optim.Adam(discriminator.parameters(), lr=args.lr_discriminator, betas=(0.5, 0.99))
     ema = EMA(net, args.ema_decay2)
     training = Training('generator', args.stage2_hours, args, {
         'net': net, 'discriminator': discriminator, 'optimizer': optimizer,
@@ -245,7 +245,7 @@ def train_generator(args: argparse.Namespace, data: Data, gpt: GPT) -> None:
         if pool is None or time.time() - made > 3600 * args.pool_hours:
             pool, made = pool_on_disk(args, data, gpt, anew=pool is not None), time.time()
         image, prior, hole = pool.batch(data, args.batch2, args.crop)
-        for group, base in ((optimizer, args.lr2), (discriminator_optimizer, 2 * args.lr2)):
+        for group, base in ((optimizer, args.lr2), (discriminator_optimizer, args.lr_discriminator)):
             group.param_groups[0]['lr'] = training.rate(base, warmup=150)
 
         # paint
@@ -341,11 +341,12 @@ def main() -> None:
     add('--crop', type=int, default=128)
     add('--batch2', type=int, default=8)
     add('--lr2', type=float, default=1e-4)
+    add('--lr_discriminator', type=float, default=4e-4)
     add('--ema_decay2', type=float, default=0.998)
     add('--l1_weight', type=float, default=1.0)
     add('--coarse_weight', type=float, default=2.0)
     add('--perceptual_weight', type=float, default=0.2)
-    add('--adversarial_weight', type=float, default=1.5)
+    add('--adversarial_weight', type=float, default=4.0)
     add('--matching_weight', type=float, default=3.0)
     add('--r1', type=float, default=0.05)
     args = parser.parse_args()
