@@ -26,7 +26,6 @@ from ckpts_ICT.demo.data import Data, enlarged, touched
 from ckpts_ICT.demo.networks import GPT, Discriminator, Features, Generator
 from ckpts_ICT.demo.priors import Pool, priors
 
-R1_EVERY = 16  # steps; the penalty is weighted so much higher
 PATCH = 8  # pixels of a discriminator's logit
 
 
@@ -185,21 +184,16 @@ def pixel_weights(hole: torch.Tensor) -> torch.Tensor:
     return torch.where(hole > 0, 1 + 4 * known_nearby, torch.full_like(hole, 0.05))
 
 
-def discriminator_loss(discriminator: Discriminator, shifted: tuple[torch.Tensor, ...], penalised: bool,
-                       args: argparse.Namespace) -> torch.Tensor:
-    """Patches that hold a part of the hole: real or painted; sometimes with the R1 penalty."""
+def discriminator_loss(discriminator: Discriminator, shifted: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """Cross-entropy of patches that hold a part of the hole, real ones against painted ones.
+
+    A penalty on its gradient (R1), even a weak one, kept it from learning anything.
+    """
     real, fake, hole = shifted
     in_hole = functional.max_pool2d(hole, PATCH)
-    real = real.detach().requires_grad_(penalised)
-    with half(args.device):
-        real_logits, fake_logits = (discriminator(x, hole)[0] for x in (real, fake.detach()))
-    real_logits, fake_logits = real_logits.float(), fake_logits.float()
-    loss = ((functional.softplus(-real_logits) + functional.softplus(fake_logits)) * in_hole).sum()
-    loss = loss / in_hole.sum().clamp(min=1)
-    if penalised:
-        [slope] = torch.autograd.grad(real_logits.sum(), real, create_graph=True)
-        loss = loss + R1_EVERY * args.r1 * slope.square().sum((1, 2, 3)).mean()
-    return loss
+    real_logits, fake_logits = (discriminator(x, hole)[0].float() for x in (real, fake.detach()))
+    losses = (functional.softplus(-real_logits) + functional.softplus(fake_logits)) * in_hole
+    return losses.sum() / in_hole.sum().clamp(min=1)
 
 
 def generator_losses(painted: torch.Tensor, image: torch.Tensor, hole: torch.Tensor, shifted: tuple[torch.Tensor, ...],
@@ -225,6 +219,20 @@ def generator_losses(painted: torch.Tensor, image: torch.Tensor, hole: torch.Ten
     return losses
 
 
+def backward(painted: torch.Tensor, losses: dict[str, torch.Tensor], last_layer: torch.Tensor,
+             adversarial_share: float) -> None:
+    """Gradients of the generator. What the discriminator says is weighted anew in each step: at the last layer its
+    gradient is ``adversarial_share`` times as long as that of the other losses (Esser et al., VQGAN, CVPR 2021, eq. 7).
+    """
+    told = [losses[name] for name in ('adversarial', 'matching')]
+    others = [loss for name, loss in losses.items() if name not in ('adversarial', 'matching')]
+    of_told, of_others = (torch.autograd.grad(torch.stack(some).sum(), painted, retain_graph=True)[0]
+                          for some in (told, others))
+    length_told, length_others = (torch.autograd.grad(painted, last_layer, slope, retain_graph=True)[0].norm()
+                                  for slope in (of_told, of_others))
+    painted.backward(of_others + adversarial_share * length_others / length_told.clamp(min=1e-6) * of_told)
+
+
 def train_generator(args: argparse.Namespace, data: Data, gpt: GPT) -> None:
     """L1, perceptual and adversarial losses on crops; writes generator.pth."""
     net, discriminator = Generator(), Discriminator()
@@ -233,7 +241,7 @@ def train_generator(args: argparse.Namespace, data: Data, gpt: GPT) -> None:
         part.to(args.device, memory_format=torch.channels_last)
     features = Features(args.lite0).to(args.device)
     optimizer = torch.optim.Adam(net.parameters(), lr=args.lr2, betas=(0.5, 0.99))
-    discriminator_optimizer = torch.optim.Adam(discriminator.parameters(), lr=args.lr_discriminator, betas=(0.5, 0.99))
+    discriminator_optimizer = torch.optim.Adam(discriminator.parameters(), lr=args.lr_discriminator, betas=(0.5, 0.9))
     ema = EMA(net, args.ema_decay2)
     training = Training('generator', args.stage2_hours, args, {
         'net': net, 'discriminator': discriminator, 'optimizer': optimizer,
@@ -257,7 +265,8 @@ def train_generator(args: argparse.Namespace, data: Data, gpt: GPT) -> None:
         shifted = tuple(view[..., y:args.crop - PATCH + y, x:args.crop - PATCH + x] for view in (image, result, hole))
 
         # discriminator
-        loss_d = discriminator_loss(discriminator, shifted, training.step % R1_EVERY == 0, args)
+        with half(args.device):
+            loss_d = discriminator_loss(discriminator, shifted)
         discriminator_optimizer.zero_grad(set_to_none=True)
         loss_d.backward()
         discriminator_optimizer.step()
@@ -266,7 +275,8 @@ def train_generator(args: argparse.Namespace, data: Data, gpt: GPT) -> None:
         with half(args.device):
             losses = generator_losses(painted, image, hole, shifted, discriminator, features)
         optimizer.zero_grad(set_to_none=True)
-        torch.stack([weights[name] * loss for name, loss in losses.items()]).sum().backward()
+        backward(painted, {name: weights[name] * loss for name, loss in losses.items()}, net.decoder[-1].weight,
+                 args.adversarial_share)
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
         ema.update(net)
@@ -341,14 +351,14 @@ def main() -> None:
     add('--crop', type=int, default=128)
     add('--batch2', type=int, default=8)
     add('--lr2', type=float, default=1e-4)
-    add('--lr_discriminator', type=float, default=2e-4)
+    add('--lr_discriminator', type=float, default=1e-4)
     add('--ema_decay2', type=float, default=0.998)
     add('--l1_weight', type=float, default=1.0)
     add('--coarse_weight', type=float, default=2.0)
     add('--perceptual_weight', type=float, default=0.2)
-    add('--adversarial_weight', type=float, default=4.0)
-    add('--matching_weight', type=float, default=3.0)
-    add('--r1', type=float, default=0.001)
+    add('--adversarial_weight', type=float, default=1.0)
+    add('--matching_weight', type=float, default=10.0)
+    add('--adversarial_share', type=float, default=0.7, help='of their gradient, see backward')
     args = parser.parse_args()
     args.save_path.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
