@@ -92,27 +92,6 @@ class Generator(nn.Module):
         return (torch.tanh(self.decoder(self.middle(self.encoder(x)))) + 1) / 2
 
 
-class Discriminator(nn.Module):
-    """Whether patches are real: picture (B, 3, S, S), hole (B, 1, S, S) -> logits (B, 1, S/8, S/8), four feature maps.
-
-    Used in training only. It is told where the hole is (Suvorov et al., LaMa, WACV 2022, section 2.3).
-    """
-
-    def __init__(self, base_channels: int = 64) -> None:
-        super().__init__()
-        c = base_channels
-        self.layers = nn.ModuleList([
-            nn.Conv2d(4, c, 4, 2, 1), nn.Conv2d(c, 2 * c, 4, 2, 1), nn.Conv2d(2 * c, 4 * c, 4, 2, 1),
-            nn.Conv2d(4 * c, 4 * c, 3, 1, 1), nn.Conv2d(4 * c, 1, 3, 1, 1)])
-
-    def forward(self, picture: torch.Tensor, hole: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        x, maps = torch.cat((picture * 2 - 1, hole), 1), []
-        for layer in self.layers[:-1]:
-            x = functional.leaky_relu(layer(x), 0.2)
-            maps.append(x)
-        return self.layers[-1](x), maps
-
-
 class Features(nn.Module):
     """Feature maps of an ImageNet classifier, EfficientNet-Lite: picture (B, 3, H, W) in [0, 1] -> five maps.
 

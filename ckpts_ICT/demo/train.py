@@ -23,10 +23,10 @@ from PIL import Image
 from torch.nn import functional
 
 from ckpts_ICT.demo.data import Data, enlarged, touched
-from ckpts_ICT.demo.networks import GPT, Discriminator, Features, Generator
+from ckpts_ICT.demo.networks import GPT, Features, Generator
 from ckpts_ICT.demo.priors import Pool, priors
 
-PATCH = 8  # pixels of a discriminator's logit
+GRID = 8  # pixels
 
 
 class EMA:
@@ -184,103 +184,50 @@ def pixel_weights(hole: torch.Tensor) -> torch.Tensor:
     return torch.where(hole > 0, 1 + 4 * known_nearby, torch.full_like(hole, 0.05))
 
 
-def discriminator_loss(discriminator: Discriminator, shifted: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """Cross-entropy of patches that hold a part of the hole, real ones against painted ones.
-
-    A penalty on its gradient (R1), even a weak one, kept it from learning anything.
-    """
-    real, fake, hole = shifted
-    in_hole = functional.max_pool2d(hole, PATCH)
-    real_logits, fake_logits = (discriminator(x, hole)[0].float() for x in (real, fake.detach()))
-    losses = (functional.softplus(-real_logits) + functional.softplus(fake_logits)) * in_hole
-    return losses.sum() / in_hole.sum().clamp(min=1)
-
-
-def generator_losses(painted: torch.Tensor, image: torch.Tensor, hole: torch.Tensor, shifted: tuple[torch.Tensor, ...],
-                     discriminator: Discriminator, features: Features) -> dict[str, torch.Tensor]:
-    """Losses by name, not yet weighted.
+def generator_losses(painted: torch.Tensor, image: torch.Tensor, hole: torch.Tensor, features: Features,
+                     start: tuple[int, int]) -> dict[str, torch.Tensor]:
+    """Losses by name, not yet weighted: pixels, means of 16 x 16 pixels, features.
 
     Args:
-        shifted: image, result and hole as discriminator and features see them.
+        start: where the features' grid begins, each below GRID. The generator would learn a grid that never moves.
     """
     losses = {'l1': ((painted - image).abs() * pixel_weights(hole)).sum() / hole.sum().clamp(min=1) / 3}
     coarse = functional.avg_pool2d((painted - image) * hole, 16).abs().mean()
     losses['coarse'] = coarse / hole.mean().clamp(min=1e-3)
-    real, fake, some_hole = shifted
+    y, x = start
+    real, fake = (view[..., y:view.shape[2] - GRID + y, x:view.shape[3] - GRID + x]
+                  for view in (image, painted * hole + image * (1 - hole)))
     with torch.no_grad():
-        wanted_features = features(real)
-        _, wanted_maps = discriminator(real, some_hole)
-    losses['perceptual'] = perceptual_distance(features(fake), wanted_features)
-    logits, maps = discriminator(fake, some_hole)
-    in_hole = functional.max_pool2d(some_hole, PATCH)
-    losses['adversarial'] = (functional.softplus(-logits.float()) * in_hole).sum() / in_hole.sum().clamp(min=1)
-    losses['matching'] = torch.stack([(a.float() - b.float()).abs().mean()
-                                      for a, b in zip(maps, wanted_maps, strict=True)]).sum()
+        wanted = features(real)
+    losses['perceptual'] = perceptual_distance(features(fake), wanted)
     return losses
 
 
-def backward(painted: torch.Tensor, losses: dict[str, torch.Tensor], last_layer: torch.Tensor,
-             adversarial_share: float) -> None:
-    """Gradients of the generator. What the discriminator says is weighted anew in each step: at the last layer its
-    gradient is ``adversarial_share`` times as long as that of the other losses (Esser et al., VQGAN, CVPR 2021, eq. 7).
-    """
-    told = [losses[name] for name in ('adversarial', 'matching')]
-    others = [loss for name, loss in losses.items() if name not in ('adversarial', 'matching')]
-    of_told, of_others = (torch.autograd.grad(torch.stack(some).sum(), painted, retain_graph=True)[0]
-                          for some in (told, others))
-    length_told, length_others = (torch.autograd.grad(painted, last_layer, slope, retain_graph=True)[0].norm()
-                                  for slope in (of_told, of_others))
-    painted.backward(of_others + adversarial_share * length_others / length_told.clamp(min=1e-6) * of_told)
-
-
 def train_generator(args: argparse.Namespace, data: Data, gpt: GPT) -> None:
-    """L1, perceptual and adversarial losses on crops; writes generator.pth."""
-    net, discriminator = Generator(), Discriminator()
-    for part, name in ((net, 'generator'), (discriminator, 'discriminator')):
-        start_with(part, args.start / f'{name}.npz')
-        part.to(args.device, memory_format=torch.channels_last)
+    """L1 and perceptual losses on crops; writes generator.pth."""
+    net = Generator()
+    start_with(net, args.start / 'generator.npz')
+    net.to(args.device, memory_format=torch.channels_last)
     features = Features(args.lite0).to(args.device)
     optimizer = torch.optim.Adam(net.parameters(), lr=args.lr2, betas=(0.5, 0.99))
-    discriminator_optimizer = torch.optim.Adam(discriminator.parameters(), lr=args.lr_discriminator, betas=(0.5, 0.9))
     ema = EMA(net, args.ema_decay2)
-    training = Training('generator', args.stage2_hours, args, {
-        'net': net, 'discriminator': discriminator, 'optimizer': optimizer,
-        'discriminator_optimizer': discriminator_optimizer, 'ema': ema})
-    weights = {name: getattr(args, f'{name}_weight') for name in ('l1', 'coarse', 'perceptual', 'adversarial',
-                                                                 'matching')}
+    training = Training('generator', args.stage2_hours, args, {'net': net, 'optimizer': optimizer, 'ema': ema})
+    weights = {name: getattr(args, f'{name}_weight') for name in ('l1', 'coarse', 'perceptual')}
     pool, made = None, 0.0
     while training.goes_on():
         if pool is None or time.time() - made > 3600 * args.pool_hours:
             pool, made = pool_on_disk(args, data, gpt, anew=pool is not None), time.time()
         image, prior, hole = pool.batch(data, args.batch2, args.crop)
-        for group, base in ((optimizer, args.lr2), (discriminator_optimizer, args.lr_discriminator)):
-            group.param_groups[0]['lr'] = training.rate(base, warmup=150)
-
-        # paint
+        optimizer.param_groups[0]['lr'] = training.rate(args.lr2, warmup=150)
+        start = data.random_number(GRID), data.random_number(GRID)
         with half(args.device):
-            painted = net(image, prior, hole).float()
-        result = painted * hole + image * (1 - hole)
-        # Their grids begin anywhere: the generator would learn one that always lies the same
-        y, x = (data.random_number(PATCH) for _ in range(2))
-        shifted = tuple(view[..., y:args.crop - PATCH + y, x:args.crop - PATCH + x] for view in (image, result, hole))
-
-        # discriminator
-        with half(args.device):
-            loss_d = discriminator_loss(discriminator, shifted)
-        discriminator_optimizer.zero_grad(set_to_none=True)
-        loss_d.backward()
-        discriminator_optimizer.step()
-
-        # generator
-        with half(args.device):
-            losses = generator_losses(painted, image, hole, shifted, discriminator, features)
+            losses = generator_losses(net(image, prior, hole).float(), image, hole, features, start)
         optimizer.zero_grad(set_to_none=True)
-        backward(painted, {name: weights[name] * loss for name, loss in losses.items()}, net.decoder[-1].weight,
-                 args.adversarial_share)
+        torch.stack([weights[name] * loss for name, loss in losses.items()]).sum().backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
         ema.update(net)
-        if training.done(args.batch2, {'discriminator': loss_d, **losses}):
+        if training.done(args.batch2, losses):
             with ema.inside(net):
                 training.report(held_back_results(net, gpt, data, features, args))
     net.load_state_dict(ema.weights)
@@ -351,14 +298,10 @@ def main() -> None:
     add('--crop', type=int, default=128)
     add('--batch2', type=int, default=8)
     add('--lr2', type=float, default=1e-4)
-    add('--lr_discriminator', type=float, default=1e-4)
     add('--ema_decay2', type=float, default=0.998)
     add('--l1_weight', type=float, default=1.0)
     add('--coarse_weight', type=float, default=2.0)
-    add('--perceptual_weight', type=float, default=0.2)
-    add('--adversarial_weight', type=float, default=1.0)
-    add('--matching_weight', type=float, default=10.0)
-    add('--adversarial_share', type=float, default=0.7, help='of their gradient, see backward')
+    add('--perceptual_weight', type=float, default=1.0)
     args = parser.parse_args()
     args.save_path.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
