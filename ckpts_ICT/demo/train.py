@@ -25,6 +25,8 @@ from torch.nn import functional
 from ckpts_ICT.demo.data import Data, enlarged, touched
 from ckpts_ICT.demo.networks import GPT, Features, Generator
 from ckpts_ICT.demo.priors import Pool, priors
+from ict import options
+from ict.command import run
 
 GRID = 8  # pixels
 
@@ -270,8 +272,8 @@ def held_back_results(net: Generator, gpt: GPT, data: Data, features: Features, 
     return '; '.join(scores)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+def main(argv: list[str]) -> int:
+    parser = options.Parser(prog='ckpts_ICT/demo/train.py', description='Train the demo pair.')
     add = parser.add_argument
     add('--start', type=Path, required=True, help='palette, masks, held-back pictures and first weights')
     add('--data', type=Path, required=True, help='photos*.tar and small*.tar')
@@ -302,14 +304,15 @@ def main() -> None:
     add('--l1_weight', type=float, default=1.0)
     add('--coarse_weight', type=float, default=2.0)
     add('--perceptual_weight', type=float, default=1.0)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     args.save_path.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
     data = Data(args.start, args.data, args.device)
     log(args.save_path, f'{len(data.photos)} photographs, {len(data.small)} small pictures, '
                         f'{len(data.held_back)} held back')
     train_generator(args, data, train_gpt(args, data))
+    return 0
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(run(main))
