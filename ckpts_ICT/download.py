@@ -110,7 +110,7 @@ def _attempt(url: str, partial: Path, version_file: Path) -> None:
             headers['If-Range'] = condition
     try:
         with urlopen(Request(url, headers=headers), timeout=TIMEOUT_S) as response:
-            _receive(response, url, partial, version_file, start)
+            _receive(response, url, partial, version_file, start, before)
     except HTTPError as error:
         if error.code == 416:
             raise _anew(partial) from None
@@ -125,21 +125,22 @@ def _attempt(url: str, partial: Path, version_file: Path) -> None:
         raise _broken(error) from None
 
 
-def _receive(response: HTTPResponse, url: str, partial: Path, version_file: Path, start: int) -> None:
+def _receive(response: HTTPResponse, url: str, partial: Path, version_file: Path, start: int,
+             before: dict[str, Any] | None) -> None:
     """Write what comes, from byte ``start`` on where the server has understood that."""
     headers, resumed = response.headers, response.status == 206
+    size = response.length
     if resumed:
         content_range = re.fullmatch(rf'bytes {start}-\d+/(\d+)', headers['Content-Range'] or '')
         size = int(content_range[1]) if content_range else None
-    else:
-        size = int(headers['Content-Length']) if headers['Content-Length'] else None
     version = {'url': url, 'size': size, 'etag': headers['ETag'], 'modified': headers['Last-Modified']}
-    if resumed and (size is None or version != _read_version(version_file, url)):
+    if resumed and (size is None or before is None or not _is_same(version, before)):
         raise _anew(partial)
     with _writing(partial), open(partial, 'r+b' if resumed else 'wb') as stream:
         stream.seek(start if resumed else 0)
         stream.truncate()
-        files.write_json(version_file, version)
+        if not resumed:
+            files.write_json(version_file, version)
         with tqdm(total=size, initial=stream.tell(), unit='B', unit_scale=True,
                   desc=partial.name.removeprefix(files.TEMPORARY), disable=None) as bar:
             for block in _blocks(response):
@@ -148,6 +149,11 @@ def _receive(response: HTTPResponse, url: str, partial: Path, version_file: Path
         end = stream.tell()
     if size is not None and end != size:
         raise _TryAgainError(f'only {end} of {size} bytes came')
+
+
+def _is_same(version: dict[str, Any], before: dict[str, Any]) -> bool:
+    """Whether nothing tells two versions apart; a partial answer needn't repeat all that a whole one said."""
+    return all(None in (value, before[name]) or value == before[name] for name, value in version.items())
 
 
 def _blocks(response: HTTPResponse) -> Iterator[bytes]:

@@ -80,7 +80,7 @@ def remarks(path: str | Path, levels: np.ndarray, invert: bool, dilate: int,
     between = np.count_nonzero((levels > _NEARLY_BLACK) & (levels < 255 - _NEARLY_BLACK))
     if not dilate and between > touched / 3:
         lines.append(f'{path}: {between / touched:.0%} of the pixels that it touches are between black and white; '
-                       f'where a rim of what was removed stays, add --dilate 3')
+                     f'where a rim of what was removed stays, add --dilate 3')
     return lines
 
 

@@ -41,6 +41,7 @@ class Server(ThreadingHTTPServer):
         self.url = f'http://127.0.0.1:{self.server_port}/ict/'
         self.files: dict[str, bytes] = {}
         self.ranges = self.condition = True
+        self.terse = False  # a part comes without what the whole file came with
         self.early = 0
         self.cuts: list[int | None] = []
         self.errors: list[int] = []
@@ -75,7 +76,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_response(200)
         self.send_header('Content-Length', str(server.announced or len(content) - start))
         for name, value in (('ETag', server.etag), ('Last-Modified', server.modified)):
-            if value:
+            if value and not (server.terse and start):
                 self.send_header(name, value)
         self.end_headers()
         cut = server.cuts.pop(0) if server.cuts else None
@@ -154,6 +155,19 @@ def test_a_later_command_goes_on_with_what_is_there(server, content, tmp_path):
     assert (tmp_path / 'a.ckpt').read_bytes() == content
     assert server.asked == [('f', 'bytes=123456-')]
     assert list(tmp_path.iterdir()) == [tmp_path / 'a.ckpt']
+
+
+def test_a_part_that_does_not_repeat_what_the_whole_file_said_is_gone_on_with(server, content, tmp_path):
+    server.terse, server.cuts = True, [400_000, 300_000]
+    fetch(server, tmp_path / 'a.ckpt')
+    assert (tmp_path / 'a.ckpt').read_bytes() == content
+    assert server.asked == [('f', None), ('f', 'bytes=400000-'), ('f', 'bytes=700000-')]
+
+
+def test_a_length_that_is_no_number_is_no_length(server, content, tmp_path):
+    server.announced = 'many'
+    fetch(server, tmp_path / 'a.ckpt')
+    assert (tmp_path / 'a.ckpt').read_bytes() == content
 
 
 def test_a_server_without_ranges_is_asked_anew(server, content, tmp_path):
