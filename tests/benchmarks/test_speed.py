@@ -24,6 +24,6 @@ def test_a_row_has_all_columns(tmp_path, name):
     assert len(rows) == 7
     assert speed.PROCESSES[process]([json.dumps(task), str(tmp_path / 'answer.json')]) == 0
     row = {'name': name, **files.read_json(tmp_path / 'answer.json')}
-    assert all(isinstance(row[key], str | int | float) for _, key, _ in speed.COLUMNS)
+    assert all(isinstance(row[key], str) or row[key] >= 0 for _, key, _ in speed.COLUMNS)
     passes = {'stage 1, sequential': args.tokens, 'stage 1, 2 passes': 2, 'stage 1, deterministic': 1, 'stage 2': 1}
     assert row['passes'] == passes.get(name, row['passes'])
