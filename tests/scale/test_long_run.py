@@ -108,6 +108,16 @@ def fill(disk: Path) -> Path:
     return path
 
 
+def begun(stage: int, save: Path, script: str, argv: list[str], output: Path, goal: int) -> subprocess.Popen:
+    """A training, begun or resumed, that has saved more than ``goal`` steps since, or has ended."""
+    begun_at = saved_step(stage, save)
+    output.unlink(missing_ok=True)
+    running = start(script, argv + (resumed_from(stage, save) if begun_at else []), output)
+    while running.poll() is None and saved_step(stage, save) <= begun_at + goal:
+        time.sleep(0.01)
+    return running
+
+
 @pytest.mark.parametrize('stage', [1, 2])
 def test_a_disk_that_is_full_at_random_moments_ends_it_with_a_line_and_costs_nothing(stage, data, tiny,  # noqa: F811
                                                                                    tmp_path, small_disk):
@@ -116,12 +126,7 @@ def test_a_disk_that_is_full_at_random_moments_ends_it_with_a_line_and_costs_not
     save, output = small_disk / 'save', tmp_path / 'full.txt'
     script, argv = training(stage, data, save, tiny['kmeans'], steps, '--save_every', EVERY)
     for _ in range(5):
-        begun_at = saved_step(stage, save)
-        output.unlink(missing_ok=True)
-        running = start(script, argv + (resumed_from(stage, save) if begun_at else []), output)
-        goal = begun_at + chance.randint(0, 50)
-        while running.poll() is None and saved_step(stage, save) <= goal:
-            time.sleep(0.01)
+        running = begun(stage, save, script, argv, output, chance.randint(0, 50))
         time.sleep(chance.uniform(0, 0.1))
         filler = fill(small_disk)
         assert running.wait(SECONDS) == 2, output.read_text()[-3000:]
@@ -140,12 +145,7 @@ def test_a_data_folder_that_goes_away_ends_it_with_a_line_and_costs_nothing(stag
     save, output, away = tmp_path / 'save', tmp_path / 'away.txt', tmp_path / 'away'
     script, argv = training(stage, data, save, tiny['kmeans'], steps, '--save_every', EVERY, '--num_workers', 2)
     for _ in range(3):
-        begun_at = saved_step(stage, save)
-        output.unlink(missing_ok=True)
-        running = start(script, argv + (resumed_from(stage, save) if begun_at else []), output)
-        goal = begun_at + chance.randint(0, 60)
-        while running.poll() is None and saved_step(stage, save) <= goal:
-            time.sleep(0.01)
+        running = begun(stage, save, script, argv, output, chance.randint(0, 60))
         data['pictures'].rename(away)
         assert running.wait(SECONDS) == 2, output.read_text()[-3000:]
         assert f'{data["pictures"]}' in output.read_text().rpartition('error: ')[2]
