@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
+from ict.data import codebook
+
 PHOTO_SIDE, IMAGE_SIZE, PRIOR_SIZE = 272, 256, 32  # of a stored photograph, what stage 2 completes, and a prior
 PALETTE_ROWS_AT_ONCE = 1 << 17
 
@@ -33,6 +35,11 @@ def enlarged(priors: torch.Tensor) -> torch.Tensor:
 def touched(hole: torch.Tensor) -> torch.Tensor:
     """The tokens that a hole touches: (B, S, S) bool -> (B, T) bool."""
     return functional.max_pool2d(hole[:, None].float(), IMAGE_SIZE // PRIOR_SIZE).flatten(1) > 0
+
+
+def random_number(stop: int) -> int:
+    """From 0 to ``stop`` - 1."""
+    return int(torch.randint(stop, ()).item())
 
 
 class Data:
@@ -62,14 +69,11 @@ class Data:
         holes = np.unpackbits(np.load(start / 'masks.npz')['packed'], axis=1).reshape(-1, IMAGE_SIZE, IMAGE_SIZE) > 0
         self.held_back_holes = self._on_device(holes[:len(held_back)])
         self.holes = self._on_device(holes[len(held_back):])
-        self.codebook_rgb = self._on_device(np.rint(127.5 * (np.load(start / 'palette.npy') + 1)).astype(np.float32))
+        palette = codebook.load(start / 'palette.npy')
+        self.codebook_rgb = self._on_device(codebook.to_rgb(palette).astype(np.float32))
 
     def _on_device(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device)
-
-    def random_number(self, stop: int) -> int:
-        """From 0 to ``stop`` - 1."""
-        return int(torch.randint(stop, ()).item())
 
     def tokens_of(self, pictures: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) in levels -> (B, T) int64."""
@@ -100,7 +104,7 @@ class Data:
         crops = []
         for number in torch.randint(len(self.photos), (count,)).tolist():
             side = int(PHOTO_SIDE * (smallest + (1 - smallest) * torch.rand(()).item()))
-            top, left = (self.random_number(PHOTO_SIDE - side + 1) for _ in range(2))
+            top, left = (random_number(PHOTO_SIDE - side + 1) for _ in range(2))
             crop = self.photos[number, top:top + side, left:left + side].permute(2, 0, 1)[None].float()
             crops.append(functional.interpolate(crop, (IMAGE_SIZE, IMAGE_SIZE), mode='bilinear',
                                                 antialias=side > IMAGE_SIZE, align_corners=False))

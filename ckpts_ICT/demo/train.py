@@ -22,11 +22,12 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from ckpts_ICT.demo.data import Data, enlarged, touched
+from ckpts_ICT.demo.data import Data, enlarged, random_number, touched
 from ckpts_ICT.demo.networks import GPT, Features, Generator
 from ckpts_ICT.demo.priors import Pool, priors
-from ict import options
+from ict import files, options
 from ict.command import run
+from ict.runs.perceptual import SHORTEST_LENGTH
 
 GRID = 8  # pixels
 
@@ -98,10 +99,9 @@ class Training:
         """Log the mean losses and write the state."""
         means = ', '.join(f'{name} {torch.stack(values).mean().item():.4f}' for name, values in self.values.items())
         log(self.args.save_path, f'{self.stage}: {self.pictures} pictures, {means}; held back: {held_back}')
-        temporary = self.path.with_suffix('.tmp')
-        torch.save({'pictures': self.pictures, **{name: part.state_dict() for name, part in self.parts.items()}},
-                   temporary)
-        temporary.replace(self.path)
+        state = {'pictures': self.pictures, **{name: part.state_dict() for name, part in self.parts.items()}}
+        with files.replacing(self.path) as temporary:
+            torch.save(state, temporary)
         self.said, self.values = time.time(), {}
 
 
@@ -176,7 +176,7 @@ def held_back_nats(net: GPT, data: Data, device: str) -> float:
 
 def perceptual_distance(maps: list[torch.Tensor], wanted: list[torch.Tensor]) -> torch.Tensor:
     """As LPIPS without its learned heads: squared distance of maps whose pixels have length 1, summed over the maps."""
-    unit = [[functional.normalize(x.float(), dim=1, eps=1e-6) for x in some] for some in (maps, wanted)]
+    unit = [[functional.normalize(x.float(), dim=1, eps=SHORTEST_LENGTH) for x in some] for some in (maps, wanted)]
     return torch.stack([(a - b).square().sum(1).mean() for a, b in zip(*unit, strict=True)]).sum()
 
 
@@ -221,7 +221,7 @@ def train_generator(args: argparse.Namespace, data: Data, gpt: GPT) -> None:
             pool, made = pool_on_disk(args, data, gpt, anew=pool is not None), time.time()
         image, prior, hole = pool.batch(data, args.batch2, args.crop)
         optimizer.param_groups[0]['lr'] = training.rate(args.lr2, warmup=150)
-        start = data.random_number(GRID), data.random_number(GRID)
+        start = random_number(GRID), random_number(GRID)
         with half(args.device):
             losses = generator_losses(net(image, prior, hole).float(), image, hole, features, start)
         optimizer.zero_grad(set_to_none=True)
@@ -244,7 +244,7 @@ def pool_on_disk(args: argparse.Namespace, data: Data, gpt: GPT, anew: bool) -> 
         return Pool(**torch.load(path, map_location=args.device))
     with half(args.device):
         pool = Pool.made(gpt, data, args.pool_size, args.pool_at_once)
-    torch.save(pool.state(), path)
+    torch.save(vars(pool), path)
     return pool
 
 
