@@ -27,7 +27,8 @@ def run(main: Callable[[list[str]], int | None]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors='backslashreplace')  # a file name may be no text
     try:
-        return main(sys.argv[1:]) or 0
+        status = main(sys.argv[1:]) or 0
+        parallel.wait_for_all(parallel.has_joined())
     except (Exception, KeyboardInterrupt) as error:
         status = _explained(error)
     parallel.leave_if_joined(status)

@@ -4,7 +4,6 @@
 """
 from __future__ import annotations
 
-import atexit
 import hashlib
 import json
 import os
@@ -26,6 +25,7 @@ from ict.errors import UserError, require
 # Without a sign of life for this long a rank is lost: MindSpore's scheduler then ends, which ends the others.
 LOST_AFTER = 30.0
 _LOOK_EVERY = 5.0  # seconds
+_GONE_AFTER = 1.0  # seconds without a connection after which all ranks have left
 _WAIT = 7 * 24 * 3600  # seconds that a rank waits for another that lives: it may be writing, or have more pictures
 _LOST = ('another rank has ended, or its machine is out of reach; finished files are whole, and the same command on '
          'all machines (a training: with --ckpt_path) continues')
@@ -122,15 +122,22 @@ def _check_port(host: str, port: int) -> None:
     for one in psutil.net_connections('tcp'):
         if one.status == psutil.CONN_LISTEN and one.laddr.port == port and one.laddr.ip in (host, '0.0.0.0', '::'):
             with suppress(psutil.NoSuchProcess):
-                require(one.pid is not None and psutil.Process(one.pid).ppid() == os.getppid(),  # else our scheduler
-                        f'--master_port {port}: another program listens there; give msrun another one, the same on all '
-                        f'machines')
+                ours = one.pid is not None and psutil.Process(os.getppid()) in psutil.Process(one.pid).parents()
+                require(ours, f'--master_port {port}: another program listens there; give msrun another one, the same '
+                              f'on all machines')
 
 
 def serve() -> NoReturn:
-    """Be msrun's scheduler until the ranks are done, then leave; a UserError where they did not come together."""
+    """Be msrun's scheduler until the ranks are done, then leave; a UserError where they did not come together.
+
+    MindSpore's scheduler is a child of this process, which ends it.
+    """
+    scheduler = os.fork()
+    if scheduler:
+        sys.exit(_status_of(scheduler))
+    from ict.command import end_with_parent  # it imports this module
+    end_with_parent()
     os.environ.setdefault('GLOG_v', '3')
-    _end_without_ranks()
     import mindspore as ms
     from mindspore import communication
     ms.set_device('CPU')
@@ -141,31 +148,36 @@ def serve() -> NoReturn:
     sys.exit(0)
 
 
-def _end_without_ranks() -> None:
-    """Have a process end this one, the scheduler, when msrun has no other left.
+def _status_of(scheduler: int) -> int:
+    """Exit status of MindSpore's scheduler, a child of this process, which is ended when no rank is left.
 
-    It would wait for hours for ranks that ended before they joined, and msrun would wait for it. Where one has come to
-    it, it ends by itself: at once when all ranks are done, after ``LOST_AFTER`` seconds when one is lost.
+    By itself it would wait for hours for ranks that ended before they joined, and msrun for it; and those that leave
+    without a goodbye it would take for lost. It ends by itself when a rank is lost.
     """
     import psutil
-    scheduler, launcher = os.getpid(), os.getppid()
+    launcher = os.getppid()
     children = Path(f'/proc/{launcher}/task/{launcher}/children')
-    if not children.is_file() or os.fork():
-        return
-    have_been = have_come = False
-    last_seen = time.monotonic()
-    with suppress(OSError):  # msrun has ended
-        while os.getppid() == scheduler:
-            have_come = have_come or any(one.status == psutil.CONN_ESTABLISHED and one.laddr.port == _scheduler()[1]
-                                         for one in psutil.net_connections('tcp'))
-            others = [child for child in children.read_text().split() if child != str(scheduler) and _is_alive(child)]
-            if others or not have_been:
-                last_seen = time.monotonic()
-            elif not have_come or time.monotonic() - last_seen > 2 * LOST_AFTER:
-                os.kill(scheduler, signal.SIGKILL)
-            have_been = have_been or bool(others)
-            time.sleep(0.5)
-    os._exit(0)
+    have_been = have_come = False  # ranks of this machine, and connections of ranks
+    ranks_seen = connections_seen = time.monotonic()
+    while True:
+        ended, status = os.waitpid(scheduler, os.WNOHANG)
+        if ended:
+            code = os.waitstatus_to_exitcode(status)
+            return code if code >= 0 else 128 - code
+        now = time.monotonic()
+        if any(one.status == psutil.CONN_ESTABLISHED and one.laddr.port == _scheduler()[1]
+               for one in psutil.net_connections('tcp')):
+            have_come, connections_seen = True, now
+        with suppress(OSError):  # msrun has ended
+            if any(child != str(os.getpid()) and _is_alive(child) for child in children.read_text().split()):
+                have_been, ranks_seen = True, now
+        are_done = have_come and now - connections_seen > _GONE_AFTER
+        never_came = have_been and not have_come and now > ranks_seen
+        if are_done or never_came or (have_been and now - ranks_seen > 2 * LOST_AFTER):
+            os.kill(scheduler, signal.SIGKILL)
+            os.waitpid(scheduler, 0)
+            return 0 if are_done else _LOST_STATUS
+        time.sleep(0.5)
 
 
 def _is_alive(process: str) -> bool:
@@ -191,7 +203,6 @@ def join() -> None:
         raise UserError(f'--distributed: the {rank()[1]} ranks did not come together at {host}:{port} within '
                         f'{os.environ.get("MS_TOPO_TIMEOUT", "600")} seconds; start all of them in that time (msrun '
                         f'--cluster_time_out), with one --master_addr and --master_port') from None
-    atexit.register(_left.set)  # before MindSpore says goodbye to the scheduler, which then may end
     signal.signal(signal.SIGTERM, _on_sigterm)
     threading.Thread(target=_watch, daemon=True).start()
 
@@ -203,10 +214,16 @@ def has_joined() -> bool:
 
 
 def leave_if_joined(status: int) -> None:
-    """End a rank that failed alone, without MindSpore's goodbye, after which the others would wait for it for ever."""
+    """End a rank without MindSpore's goodbye.
+
+    A rank that failed alone would wait in it for the others, and once in some thirty runs it ends by signal 11: a
+    connection that the scheduler closes is read after it was freed.
+    """
     if has_joined():
+        _left.set()
         sys.stdout.flush()
         sys.stderr.flush()
+        time.sleep(0.5)  # others may still read what this rank sent last
         os._exit(status)
 
 

@@ -25,6 +25,7 @@ def test_a_port_that_another_program_listens_at_is_an_error(monkeypatch):
     listen = 'import socket; at = socket.create_server(("", 0)); print(at.getsockname()[1], flush=True); input()'
     with subprocess.Popen([sys.executable, '-c', listen], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         port = int(other.stdout.readline())
+        monkeypatch.setattr(os, 'getppid', lambda: other.pid)  # msrun, of whose descendants it is none
         for name, value in started_by_msrun(port).items():
             monkeypatch.setenv(name, value)
         with pytest.raises(UserError, match=f'--master_port {port}: another program listens there'):
