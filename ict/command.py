@@ -28,7 +28,7 @@ def run(main: Callable[[list[str]], int | None]) -> int:
         sys.stdout.reconfigure(errors='backslashreplace')  # a file name may be no text
     try:
         status = main(sys.argv[1:]) or 0
-        parallel.wait_for_all(parallel.has_joined())
+        parallel.wait_for_all(parallel.has_joined())  # msrun ends the others when one has left
     except (Exception, KeyboardInterrupt) as error:
         status = _explained(error)
     parallel.leave_if_joined(status)

@@ -140,9 +140,7 @@ class Stage(ABC):
                     self.work(tasks, batch_size)
             finally:
                 self.finish()
-            status = self.outcome.status()
-            parallel.wait_for_all(compute.distributed)  # msrun ends the others when one has left
-            return status
+            return self.outcome.status()
 
     def unfinished(self) -> list[Task]:
         """This rank's tasks. Finished results of the same sources are kept, others removed by rank 0."""

@@ -156,7 +156,6 @@ class Loop:
                 if saves:
                     self.save(closes_window)
                 if stopping and not done:
-                    parallel.wait_for_all(self.epoch_sampler.ranks > 1)  # msrun ends the others when one has left
                     log(f'stopped at step {progress.step}, saved in {self.checkpointer.folder}; --ckpt_path continues '
                         f'from there')
                     return 128 + (stop.signal or signal.SIGTERM)
