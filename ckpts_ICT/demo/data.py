@@ -4,6 +4,7 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,9 @@ PALETTE_ROWS_AT_ONCE = 1 << 17
 def pictures_in(path: Path) -> Iterator[np.ndarray]:
     """The pictures of a tar file, (H, W, 3) uint8."""
     with tarfile.open(path) as archive:
-        for member in archive:
-            if (stream := archive.extractfile(member)) is not None:
-                yield np.asarray(Image.open(io.BytesIO(stream.read())).convert('RGB'))
+        files = [stream.read() for member in archive if (stream := archive.extractfile(member)) is not None]
+    with ThreadPoolExecutor() as threads:
+        yield from threads.map(lambda data: np.asarray(Image.open(io.BytesIO(data)).convert('RGB')), files)
 
 
 def enlarged(priors: torch.Tensor) -> torch.Tensor:

@@ -85,8 +85,9 @@ class Training:
         return time.time() - self.started < 3600 * self.hours
 
     def rate(self, base: float, warmup: int) -> float:
-        """The learning rate: constant after a linear warm-up; the running averages stand for a fall at the end."""
-        return base * min(1.0, (self.step + 1) / warmup)
+        """The learning rate: a linear warm-up, then constant; in the last ``decay_share`` of the hours down to 0."""
+        left = max(0.0, 1 - (time.time() - self.started) / (3600 * self.hours))
+        return base * min(1.0, (self.step + 1) / warmup, left / max(self.args.decay_share, 1e-9))
 
     def done(self, count: int, losses: dict[str, torch.Tensor]) -> bool:
         """Note a step; whether it is time for ``report``."""
@@ -117,6 +118,10 @@ def half(device: str) -> Any:
     return torch.autocast(device, torch.bfloat16, enabled=device != 'cpu' or 'amx' in flags or 'avx512_bf16' in flags)
 
 
+def compiled(net: torch.nn.Module, args: argparse.Namespace) -> Any:
+    return torch.compile(net) if args.compile else net
+
+
 def start_with(net: torch.nn.Module, path: Path) -> None:
     """Take weights from an .npz file; what it lacks keeps its initial value."""
     if path.exists():
@@ -138,12 +143,13 @@ def train_gpt(args: argparse.Namespace, data: Data) -> GPT:
         lr=args.lr1, betas=(0.9, 0.95))
     ema = EMA(net, args.ema_decay1)
     training = Training('gpt', args.stage1_hours, args, {'net': net, 'optimizer': optimizer, 'ema': ema})
+    fast_net = compiled(net, args)
     while training.goes_on():
         tokens, mask = data.random_tokens(args.batch1), touched(data.random_holes(args.batch1))
         for group in optimizer.param_groups:
             group['lr'] = training.rate(args.lr1, warmup=100)
         with half(args.device):
-            logits = net.logits(net(tokens, mask)[mask])
+            logits = net.logits(fast_net(tokens, mask)[mask])
         loss = functional.cross_entropy(logits.float(), tokens[mask])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -210,11 +216,12 @@ def train_generator(args: argparse.Namespace, data: Data, gpt: GPT) -> None:
     net = Generator()
     start_with(net, args.start / 'generator.npz')
     net.to(args.device, memory_format=torch.channels_last)
-    features = Features(args.lite0).to(args.device)
+    features = Features(args.lite0).to(args.device, memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(net.parameters(), lr=args.lr2, betas=(0.5, 0.99))
     ema = EMA(net, args.ema_decay2)
     training = Training('generator', args.stage2_hours, args, {'net': net, 'optimizer': optimizer, 'ema': ema})
     weights = {name: getattr(args, f'{name}_weight') for name in ('l1', 'coarse', 'perceptual')}
+    fast_net, fast_features = compiled(net, args), compiled(features, args)
     pool, made = None, 0.0
     while training.goes_on():
         if pool is None or time.time() - made > 3600 * args.pool_hours:
@@ -223,7 +230,7 @@ def train_generator(args: argparse.Namespace, data: Data, gpt: GPT) -> None:
         optimizer.param_groups[0]['lr'] = training.rate(args.lr2, warmup=150)
         start = random_number(GRID), random_number(GRID)
         with half(args.device):
-            losses = generator_losses(net(image, prior, hole).float(), image, hole, features, start)
+            losses = generator_losses(fast_net(image, prior, hole).float(), image, hole, fast_features, start)
         optimizer.zero_grad(set_to_none=True)
         torch.stack([weights[name] * loss for name, loss in losses.items()]).sum().backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -238,13 +245,14 @@ def train_generator(args: argparse.Namespace, data: Data, gpt: GPT) -> None:
 
 
 def pool_on_disk(args: argparse.Namespace, data: Data, gpt: GPT, anew: bool) -> Pool:
-    """The pool of the run before, or a new one."""
+    """The pool of the run before, or a new one. A GPU makes it in the time in which it could be read."""
     path = args.save_path / 'pool.pt'
     if path.exists() and not anew:
         return Pool(**torch.load(path, map_location=args.device))
     with half(args.device):
         pool = Pool.made(gpt, data, args.pool_size, args.pool_at_once)
-    torch.save(vars(pool), path)
+    if args.device == 'cpu':
+        torch.save(vars(pool), path)
     return pool
 
 
@@ -282,6 +290,8 @@ def main(argv: list[str]) -> int:
     add('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     add('--seed', type=int, default=0)
     add('--log_seconds', type=float, default=420)
+    add('--decay_share', type=float, default=0.0, help="of a stage's hours in which its learning rate falls to 0")
+    add('--compile', action='store_true', help='torch.compile: half a minute at first, faster on a GPU')
     add('--scored', type=int, default=20, help='held-back pictures that are painted for the log')
     # stage 1
     add('--stage1_hours', type=float, default=1)

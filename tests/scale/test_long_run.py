@@ -46,11 +46,12 @@ def assert_same(one: Path, two: Path) -> None:
     assert log_without_seconds(one) == log_without_seconds(two)
 
 
-def kill_something(save: Path, chance: random.Random) -> str:
+def kill_something(save: Path, running: subprocess.Popen, chance: random.Random) -> str:
     """End everything, a rank, or a process that makes batches; what then remains must end by itself."""
-    ranks, workers = ranks_and_data_workers(save)
-    what = chance.choice(['everything', 'a rank', 'a data worker'])
-    victims = {'everything': processes_of(save), 'a rank': ranks, 'a data worker': workers}[what]
+    what, victims = chance.choice(['everything', 'a rank', 'a data worker']), []
+    while not victims and running.poll() is None:
+        ranks, workers = ranks_and_data_workers(save)
+        victims = {'everything': processes_of(save), 'a rank': ranks, 'a data worker': workers}[what]
     kill(victims if what == 'everything' else chance.sample(victims, min(1, len(victims))))
     deadline = time.monotonic() + 60
     while victims and any(ranks_and_data_workers(save)):
@@ -76,7 +77,7 @@ def test_killed_at_random_moments_it_ends_with_the_bytes_of_an_undisturbed_run(s
             assert time.monotonic() < deadline, output.read_text()[-3000:]
             time.sleep(0.05)
         time.sleep(chance.uniform(0, 0.3))
-        killed.append((kill_something(save, chance), saved_step(stage, save)))
+        killed.append((kill_something(save, running, chance), saved_step(stage, save)))
         kill(processes_of(save))  # the scheduler, and msrun, which waits for it
         running.wait()
     print(f'stage {stage}: killed {killed}')
