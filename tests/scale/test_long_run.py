@@ -38,7 +38,10 @@ def run_whole(stage: int, data: dict[str, Path], save: Path, kmeans: Path, ranks
               *more: object) -> None:
     script, argv = training(stage, data, save, kmeans, steps, '--save_every', EVERY, *more)
     output = save.with_suffix('.txt')
-    assert start(script, argv, output, ranks).wait(SECONDS) == 0, output.read_text()[-3000:]
+    try:
+        assert start(script, argv, output, ranks).wait(SECONDS) == 0, output.read_text()[-3000:]
+    finally:
+        kill(processes_of(save))
 
 
 def assert_same(one: Path, two: Path) -> None:
