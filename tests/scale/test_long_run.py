@@ -93,10 +93,10 @@ def test_killed_at_random_moments_it_ends_with_the_bytes_of_an_undisturbed_run(s
 
 @pytest.fixture
 def small_disk(tmp_path) -> Iterator[Path]:
-    """A disk of a few megabytes."""
+    """A disk that holds what either training saves (stage 2: 55 MB), old and new beside each other."""
     folder = tmp_path / 'disk'
     folder.mkdir()
-    if shutil.which('mount') is None or subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=4m', 'ict', str(folder)],
+    if shutil.which('mount') is None or subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=160m', 'ict', str(folder)],
                                                        capture_output=True).returncode:
         pytest.skip('a small disk cannot be mounted here')
     yield folder
