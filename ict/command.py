@@ -1,7 +1,6 @@
 """Running the project's commands: exit statuses, one line instead of a traceback, child processes."""
 from __future__ import annotations
 
-import ctypes
 import io
 import os
 import signal
@@ -14,12 +13,12 @@ from pathlib import Path
 from ict.device import parallel
 from ict.errors import NO_ROOM, UserError
 from ict.log import log
+from ict.process import end_with_parent, shell_status
 
 SOME_FAILED, NOTHING_DONE = 1, 2
 BUG = 70  # Python's own 1 would mean that some pictures failed
 _NO_MEMORY = "memory isn't enough"  # in the words of MindSpore's allocators
 INTERRUPTED = 'interrupted: finished files are whole; the same command continues (a training: with --ckpt_path)'
-_END_WITH_PARENT = 1  # Linux: PR_SET_PDEATHSIG
 
 
 def run(main: Callable[[list[str]], int | None]) -> int:
@@ -61,12 +60,6 @@ def _explained(error: BaseException) -> int:
     return BUG
 
 
-def end_with_parent() -> None:
-    """Have this process killed when its parent ends (on Linux)."""
-    if sys.platform == 'linux':
-        ctypes.CDLL(None).prctl(_END_WITH_PARENT, signal.SIGKILL)
-
-
 def call(script: Path, argv: list[str]) -> int:
     """Exit status of a script, which ends when this process does; 128 + the signal that ended it."""
     child = subprocess.Popen([sys.executable, str(script), *argv], preexec_fn=end_with_parent)
@@ -83,11 +76,10 @@ def call(script: Path, argv: list[str]) -> int:
 
 def _shell_status(status: int, name: str) -> int:
     """A process's exit status as the shell has it; a line tells of a signal that ended it."""
-    if status >= 0:
-        return status
-    cause = ' (out of memory?)' if status == -signal.SIGKILL else ''
-    log(f'{name} was ended by signal {-status}{cause}; the same command continues')
-    return 128 - status
+    if status < 0:
+        cause = ' (out of memory?)' if status == -signal.SIGKILL else ''
+        log(f'{name} was ended by signal {-status}{cause}; the same command continues')
+    return shell_status(status)
 
 
 _progress: int | None = None  # the pipe on which this process tells its supervisor what it works on

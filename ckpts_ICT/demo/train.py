@@ -261,6 +261,7 @@ def held_back_results(net: Generator, gpt: GPT, data: Data, features: Features, 
     """PSNR and perceptual distance of samples and deterministic results; their picture goes to sheet.jpg."""
     image, hole = data.held_back[:args.scored] / 255, data.held_back_holes[:args.scored]
     columns, scores = [image, torch.where(hole[:, None], 1.0, image)], []
+    wanted = [features(some) for some in image.split(10)]
     for title, n_passes in (('sample', 16), ('deterministic', 0)):
         results = []
         for some, some_hole in zip(image.split(10), hole.split(10), strict=True):
@@ -270,8 +271,8 @@ def held_back_results(net: Generator, gpt: GPT, data: Data, features: Features, 
             results.append(torch.where(some_hole[:, None], painted, some))
         result = torch.cat(results)
         psnr = -10 * (result - image).square().mean((1, 2, 3)).log10().mean().item()
-        distance = torch.stack([perceptual_distance(features(a), features(b)) for a, b in
-                                zip(result.split(10), image.split(10), strict=True)]).mean().item()
+        distance = torch.stack([perceptual_distance(features(some), maps) for some, maps in
+                                zip(result.split(10), wanted, strict=True)]).mean().item()
         scores.append(f'{title} {psnr:.2f} dB, perceptual {distance:.4f}')
         columns.append(result)
     sheet = torch.cat([torch.cat(row, 2) for row in zip(*[list(column[:12]) for column in columns], strict=True)], 1)

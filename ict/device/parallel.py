@@ -21,6 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ict.errors import UserError, require
+from ict.process import end_with_parent, shell_status
 
 # Without a sign of life for this long a rank is lost: MindSpore's scheduler then ends, which ends the others.
 LOST_AFTER = 30.0
@@ -135,7 +136,6 @@ def serve() -> NoReturn:
     scheduler = os.fork()
     if scheduler:
         sys.exit(_status_of(scheduler))
-    from ict.command import end_with_parent  # it imports this module
     end_with_parent()
     os.environ.setdefault('GLOG_v', '3')
     import mindspore as ms
@@ -157,23 +157,21 @@ def _status_of(scheduler: int) -> int:
     import psutil
     launcher = os.getppid()
     children = Path(f'/proc/{launcher}/task/{launcher}/children')
-    have_been = have_come = False  # ranks of this machine, and connections of ranks
-    ranks_seen = connections_seen = time.monotonic()
+    rank_seen = connection_seen = None  # when a rank of this machine, and a connection of any rank, was there last
     while True:
         ended, status = os.waitpid(scheduler, os.WNOHANG)
         if ended:
-            code = os.waitstatus_to_exitcode(status)
-            return code if code >= 0 else 128 - code
+            return shell_status(os.waitstatus_to_exitcode(status))
         now = time.monotonic()
         if any(one.status == psutil.CONN_ESTABLISHED and one.laddr.port == _scheduler()[1]
                for one in psutil.net_connections('tcp')):
-            have_come, connections_seen = True, now
+            connection_seen = now
         with suppress(OSError):  # msrun has ended
             if any(child != str(os.getpid()) and _is_alive(child) for child in children.read_text().split()):
-                have_been, ranks_seen = True, now
-        are_done = have_come and now - connections_seen > _GONE_AFTER
-        never_came = have_been and not have_come and now > ranks_seen
-        if are_done or never_came or (have_been and now - ranks_seen > 2 * LOST_AFTER):
+                rank_seen = now
+        are_done = connection_seen is not None and now - connection_seen > _GONE_AFTER
+        patience = 2 * LOST_AFTER if connection_seen is not None else 0.0  # once ranks came, it ends by itself
+        if are_done or (rank_seen is not None and now - rank_seen > patience):
             os.kill(scheduler, signal.SIGKILL)
             os.waitpid(scheduler, 0)
             return 0 if are_done else _LOST_STATUS

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from ict import command
 from ict.device import parallel
 from ict.errors import UserError
+from ict.process import end_with_parent
 
 MOST_UNREADABLE, ALWAYS_TOLERATED = 0.01, 3  # a share of the pictures, a number of files; more than both stops a run
 _NAMED = 3  # of the held-back files that cannot be read
@@ -72,7 +72,7 @@ _dataset: Dataset  # of a worker process
 def _begin_worker(dataset: Dataset) -> None:
     global _dataset
     _dataset = dataset
-    command.end_with_parent()
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     import cv2

@@ -2,8 +2,8 @@
 
 ``git worktree add ../before a8695d9 && python tests/benchmarks/holes_apart.py --before ../before`` has run.py of both
 versions fill the same holes with the bundled pair: then one frame went around all of them, now each has its own. It
-prints the seconds and draws ``<save_place>/holes_apart.jpg``, a part of the photograph around each hole at its own
-resolution: the photograph, the hole, before, now. The photograph is a bundled one, enlarged.
+prints the seconds and the mean error and draws ``<save_place>/holes_apart.jpg``, a part of the photograph around each
+hole at its own resolution: the photograph, the hole, before, now. The photograph is a bundled one, enlarged.
 """
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ict import files, options, pretrained
 from ict.command import run
 from ict.data import geometry, images
 from ict.errors import require
-from ict.runs import report
+from ict.runs import metrics, report
 from tests.benchmarks import versions
 
 PHOTOGRAPH = ROOT / 'images' / 'samples' / 'rocket.png'
@@ -70,8 +70,9 @@ def main(argv: list[str]) -> int:
             '--input_image', str(output_dir / 'photo.png'), '--input_mask', str(output_dir / 'mask.png'),
             '--transformer_ckpt', str(pair[0]), '--upsample_ckpt', str(pair[1]),
             '--geometry', 'hole', '--keep_size', '--sample_steps', '16'], output_dir / name)
-        print(f'{name}: {seconds:.0f} s')
         results.append(images.load_rgb(output_dir / name / 'save' / 'photo_0.png'))
+        print(f'{name}: {seconds:.0f} s, {metrics.l1_in_hole(results[-1] / 255, photo / 255, mask):.1f} levels off in '
+              f'the holes')
 
     # Their details
     path = output_dir / 'holes_apart.jpg'

@@ -55,6 +55,7 @@ def kill_something(save: Path, running: subprocess.Popen, chance: random.Random)
     while not victims and running.poll() is None:
         ranks, workers = ranks_and_data_workers(save)
         victims = {'everything': processes_of(save), 'a rank': ranks, 'a data worker': workers}[what]
+        time.sleep(0.05)
     kill(victims if what == 'everything' else chance.sample(victims, min(1, len(victims))))
     deadline = time.monotonic() + 60
     while victims and any(ranks_and_data_workers(save)):
