@@ -4,6 +4,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable
+from concurrent.futures import Future
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,24 +28,30 @@ class Manifest:
 
     Args:
         name: STAGE_1 or STAGE_2.
-        settings: what all results depend on; a UserError where those that are there were made with others.
+        settings: what all results depend on, also Futures of it; a UserError where those that are there were made
+            with others.
         overwrite: forget what is there.
     """
 
     def __init__(self, folder: Path, name: str, settings: dict[str, Any], overwrite: bool) -> None:
-        self.path, self.settings = folder / name, settings
+        self.path, self._settings = folder / name, settings
         self.pictures: dict[str, dict[str, Any]] = {}
         before = None if overwrite else read(folder, name)
         self.is_new = before is None
         if before is None:
             return
-        changed = [f'{key} {_short(before["settings"].get(key))}, now {_short(settings.get(key))}'
-                   for key in sorted(before['settings'].keys() | settings.keys())
-                   if before['settings'].get(key) != settings.get(key)]
+        theirs, own = before['settings'], self.settings
+        changed = [f'{key} {_short(theirs.get(key))}, now {_short(own.get(key))}'
+                   for key in sorted(theirs.keys() | own.keys()) if theirs.get(key) != own.get(key)]
         if changed:
             raise UserError(f'{folder}: holds results made with other settings ({"; ".join(changed)}); '
                             f'use --overwrite or another save place')
         self.pictures = before['pictures']
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What all results depend on; waits for digests that are still being computed."""
+        return {key: value.result() if isinstance(value, Future) else value for key, value in self._settings.items()}
 
     def refuse_leftovers(self, leftovers: Iterable[Path]) -> None:
         """Raises a UserError for the first result that is there although no manifest tells what made it."""

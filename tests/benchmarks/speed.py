@@ -70,7 +70,7 @@ def transformer(argv: list[str]) -> int:
     with clock.part(CHECK):
         ckpt = checkpoint.read(task['path'])
         config = GPTConfig.from_checkpoint(ckpt, {})
-        ckpt.digest()
+        ckpt.digest().result()
     with clock.part(IMPORT):
         runtime.start(task['device_target'], task['device_id'])
         from Transformer.models.predict import Predictor
@@ -106,7 +106,7 @@ def generator(argv: list[str]) -> int:
     with clock.part(CHECK):
         ckpt = checkpoint.read(task['path'])
         config = GeneratorConfig.from_checkpoint(ckpt, {})
-        ckpt.digest()
+        ckpt.digest().result()
     with clock.part(IMPORT):
         runtime.start(task['device_target'], task['device_id'])
         from Guided_Upsample.models import inpaint

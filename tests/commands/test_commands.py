@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import importlib
 import json
 import re
@@ -54,6 +55,7 @@ def test_the_files_between_the_stages_are_as_specified(tiny, folders, colours, c
     assert re.search(r'^PSNR: \d+\.\d{6}, MAE: 0\.\d{9}$', capsys.readouterr().out, re.M)
     manifest = json.loads(found['AP/manifest.json'])
     assert manifest['settings']['palette'] == codebook.digest(colours)
+    assert manifest['settings']['checkpoint'] == hashlib.sha256(tiny['transformer'].read_bytes()).hexdigest()
     lines = [json.loads(line) for line in found['AP/scores.jsonl'].decode().splitlines()]
     assert [(line['id'], line['result']) for line in lines] == [(f'p{i}', k) for i in range(3) for k in (0, 1)]
     assert all(line['log_likelihood'] < 0 for line in lines)
