@@ -211,10 +211,6 @@ class Priors:
         return cls(folders[:n_results.value], manifest.read(given.value, manifest.STAGE_1),
                    Scores(Path(given.value)).lines)
 
-    def line(self, picture: str, k: int) -> dict[str, Any]:
-        """Stage 1's line about result ``k`` of a picture, {} where there is none."""
-        return self.lines.get((picture, k), {})
-
     def paths(self, picture: str, k: int, n_frames: int) -> list[Path]:
         """The prior of each frame."""
         return [self.folders[k] / f'{name}.png' for name in frame_names(picture, n_frames)]
@@ -238,7 +234,7 @@ class PaintingStage(Stage):
             require(entry is not None, f'{path}: stage 1 has made no prior of it')
             other = manifest.other_source(entry, digests)
             require(other is None, f'{path}: its prior was made from another {other}; run stage 1 again')
-        paths = self.priors.paths(picture, task.k, self.priors.line(picture, task.k).get('frames', 1))
+        paths = self.priors.paths(picture, task.k, self.priors.lines.get((picture, task.k), {}).get('frames', 1))
         return {**digests, 'prior_digest': ' '.join(map(manifest.file_digest, paths))}
 
     def paths(self, task: Task, n_frames: int = 1) -> list[Path]:
@@ -286,7 +282,7 @@ class PaintingStage(Stage):
         [path] = self.paths(task)
         picture = frames[0].picture
         assert picture is not None  # ``decode`` sets it
-        pixels = composed(picture.native, frames, painted) if self.flags.keep_size else eight_bit(result)
+        pixels = composed(picture.native, frames, painted) if self.flags.keep_size else metrics.truncated(result)
         for lost in encode.losses(pixels, self.flags.save_format, picture.exif):
             self.pictures.say(f'{path}: {lost}')
         content = encode.encode(pixels, self.flags.save_format, picture.icc_profile, picture.exif)
@@ -298,7 +294,7 @@ class PaintingStage(Stage):
         for task, line in self.finished():
             picture = self.pictures.id(task.i)
             rows.append({'id': picture, 'result': task.k, **{name: line[name] for name in ('hole', *metrics.NAMES)},
-                         'log_likelihood': self.priors.line(picture, task.k).get('log_likelihood', '')})
+                         'log_likelihood': self.priors.lines.get((picture, task.k), {}).get('log_likelihood', '')})
         if rows:
             write_metrics(self.output_dir, rows)
         if self.flags.visualize:
@@ -326,7 +322,7 @@ class PaintingStage(Stage):
         if rows:
             titles = ['original', 'masked', *('completed' if self.n_results == 1 else f'completed {k + 1}'
                                               for k in range(self.n_results))]
-            images.write_png(self.output_dir / COMPARISON, report.sheet(rows, titles))
+            encode.write(self.output_dir / COMPARISON, report.sheet(rows, titles))
             print(f'comparison: {self.output_dir / COMPARISON}')
 
 
@@ -342,16 +338,6 @@ def write_metrics(output_dir: Path, rows: Sequence[dict[str, Any]]) -> None:
         print(f'{n_identical} of {len(rows)} results equal their originals and are left out of the mean PSNR')
 
 
-def eight_bit(result: np.ndarray) -> np.ndarray:
-    """Values in [0, 1] times 255, truncated as published."""
-    return (result * 255).astype(np.uint8)
-
-
-def enlarged(prior: np.ndarray, image_size: int) -> np.ndarray:
-    """A prior (P, P, 3) uint8 at the network's size, bicubic as published."""
-    return images.bicubic(prior, image_size, image_size)
-
-
 def read_prior(path: Path, flags: PaintingFlags) -> np.ndarray:
     """A prior enlarged to (S, S, 3) uint8; a UserError where it is missing, unreadable or not square."""
     require(os.path.isfile(path), f'{path}: no such prior; run stage 1 on this picture')
@@ -360,7 +346,7 @@ def read_prior(path: Path, flags: PaintingFlags) -> np.ndarray:
     if height != width or (flags.prior_size and height != flags.prior_size):
         wanted = f'{flags.prior_size} x {flags.prior_size}' if flags.prior_size else 'square'
         raise UserError(f'{path}: a prior is {wanted}; this one is {width} x {height}')
-    return enlarged(small, flags.image_size)
+    return images.bicubic(small, flags.image_size, flags.image_size)
 
 
 def prepare(config: InferConfig, with_priors: bool = True) -> PaintingStage:

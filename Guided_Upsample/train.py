@@ -23,7 +23,7 @@ from Guided_Upsample.datasets.sources import SourcePaths
 from Guided_Upsample.models import config
 from ict import checkpoint, files, options
 from ict.command import run
-from ict.data import codebook, images
+from ict.data import codebook, encode
 from ict.device import parallel, runtime
 from ict.errors import UserError, require
 from ict.options import Given, positive
@@ -97,23 +97,11 @@ def arguments(argv: list[str]) -> Any:
     return args
 
 
-def find_checkpoints(folder: str, names: tuple[str, ...], resume: bool) -> list[Path]:
-    """The networks' files in a folder: to resume the latest where there is a state, else plain, _best, _latest."""
-    wanted = ', '.join(f'{name}.ckpt' for name in names)
-    require(os.path.isdir(folder), f'--ckpt_path {folder}: no such folder (it must hold {wanted})')
-    if resume and os.path.isfile(Path(folder) / checkpointer.state_name(GEN)):
-        return [Path(folder) / f'{name}_latest.ckpt' for name in names]
-    paths = checkpoint.saved_in(Path(folder), names)
-    if paths is None:
-        raise UserError(f'--ckpt_path {folder}: holds no {wanted} (nor _best, _latest)')
-    return paths
-
-
 def starting_point(folder: str, resume: bool, adversarial: bool) -> checkpointer.StartingPoint:
     """The checkpoints to begin with, with the training state beside them.
 
     Args:
-        folder: --ckpt_path.
+        folder: --ckpt_path. To resume: its latest where there is a state; else the plain names, _best, _latest.
         resume: to train, not only to score.
         adversarial: the discriminator is needed, too.
 
@@ -123,8 +111,14 @@ def starting_point(folder: str, resume: bool, adversarial: bool) -> checkpointer
     if not folder:
         return checkpointer.StartingPoint()
     kinds = {GEN: 'Generator'} | ({DIS: 'Discriminator'} if adversarial else {})
-    paths = dict(zip(kinds, find_checkpoints(folder, tuple(kinds), resume), strict=True))
-    start = checkpointer.StartingPoint.from_files(paths, kinds, with_state=resume)
+    wanted = ', '.join(f'{name}.ckpt' for name in kinds)
+    require(os.path.isdir(folder), f'--ckpt_path {folder}: no such folder (it must hold {wanted})')
+    paths = checkpoint.saved_in(Path(folder), tuple(kinds))
+    if resume and os.path.isfile(Path(folder) / checkpointer.state_name(GEN)):
+        paths = [Path(folder) / f'{name}_latest.ckpt' for name in kinds]
+    if paths is None:
+        raise UserError(f'--ckpt_path {folder}: holds no {wanted} (nor _best, _latest)')
+    start = checkpointer.StartingPoint.from_files(dict(zip(kinds, paths, strict=True)), kinds, with_state=resume)
     if adversarial:
         checkpoint.check(start.weights[DIS], config.DISCRIMINATOR)
         steps = [ckpt.metadata.get('step') for ckpt in start.weights.values()]
@@ -204,19 +198,11 @@ class HeldBack:
                 scores.append(metrics.all_of(result, image / np.float32(255), hole))
                 if len(rows) < _SHEET_ROWS:
                     masked = np.where(hole[..., None], np.uint8(255), image)
-                    rows.append([image, masked, prior, (result * 255).astype(np.uint8)])
+                    rows.append([image, masked, prior, metrics.truncated(result)])
         if parallel.is_writer():
-            images.write_png(self.output_dir / sheet, report.sheet(rows, ['original', 'masked', 'prior', 'result']))
+            encode.write(self.output_dir / sheet, report.sheet(rows, ['original', 'masked', 'prior', 'result']))
         return {name: float(np.mean([min(score[name], highest) for score in scores]))
                 for name in ('psnr', 'mae', 'ssim')}
-
-
-def find_held_back(paths: SourcePaths, centres: np.ndarray, config: dataset.ExampleConfig,
-                    batch_size: int) -> HeldBack:
-    """The held-back part, all of whose files can be read; see ``sources.find``."""
-    source = sources.find(paths, centres, config, is_held_back=True)
-    source.require_readable()
-    return HeldBack(source, batch_size, paths.output_dir)
 
 
 def test(weights: checkpoint.Checkpoint, generator: config.GeneratorConfig, held_back: HeldBack) -> int:
@@ -273,7 +259,8 @@ def main(argv: list[str]) -> int:
     # Only score.
     if not trains:
         scored_paths = held_back_paths if args.val_path else training_paths
-        scored = find_held_back(scored_paths, centres, example_config, args.batch_size)
+        scored = HeldBack(sources.find(scored_paths, centres, example_config, is_held_back=True), args.batch_size,
+                          output_dir)
         runtime.start(args.device_target, args.device_id, args.distributed)
         return test(start.weights[GEN], gen_config, scored)
 
@@ -283,8 +270,8 @@ def main(argv: list[str]) -> int:
 
         # Find VGG19, read the held-back pictures, list the training pictures.
         vgg_weights = config.find_vgg(args.vgg_path) if 'vgg' in networks_needed else None
-        held_back = None if not args.val_path else \
-            find_held_back(held_back_paths, centres, example_config, args.batch_size)
+        held_back = None if not args.val_path else HeldBack(
+            sources.find(held_back_paths, centres, example_config, is_held_back=True), args.batch_size, output_dir)
         source = sources.find(training_paths, centres, example_config)
         epoch_sampler = EpochSampler(len(source.pictures), args.batch_size, args.seed, rank, n_ranks)
         last_step = args.max_iteration
@@ -305,7 +292,7 @@ def main(argv: list[str]) -> int:
         settings = checkpointer.compared_settings(vars(args) | gen_config.metadata(), _IGNORED, last_step)
         settings |= {'total_batch': epoch_sampler.pictures_per_step, 'pictures': len(source.pictures),
                      'palette': codebook.digest(centres), 'sampled_priors': bool(args.prior)}
-        saver = checkpointer.Checkpointer(output_dir, trained, settings, centres, step.extra())
+        saver = checkpointer.Checkpointer(output_dir, trained, settings, centres, step.extra)
         if args.distributed:
             saver.require_same_on_all_ranks(
                 {'--input': source.pictures.digest(), '--mask': source.mask_source.digest()},

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from ict import checkpoint, files, options
 from ict.command import run
-from ict.data import codebook, geometry, images
+from ict.data import codebook, encode, geometry
 from ict.data.codebook import Tokenizer
 from ict.device import parallel, runtime
 from ict.errors import require
@@ -269,7 +269,7 @@ class PriorStage(Stage):
 
     def result(self, task: Task, frames: Sequence[Frame], samples: Sequence[Sample]) -> Result:
         """The prior files and their log-likelihood."""
-        contents = {path: images.encode_png(self.model.prior(frame, sample))
+        contents = {path: encode.encode(self.model.prior(frame, sample))
                     for path, frame, sample in zip(self.paths(task, len(frames)), frames, samples, strict=True)}
         return Result({'log_likelihood': sum(sample.log_likelihood for sample in samples)}, contents)
 

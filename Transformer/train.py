@@ -112,24 +112,15 @@ def network_config(flags: dict[str, Any], start: checkpointer.StartingPoint, voc
 
 
 @dataclass(frozen=True)
-class HeldBack:
-    """What a validation scores: tokens (N, T) int32 and masks (N, T) float32; ``best_by``, see ``LoopConfig``."""
-
-    tokens: np.ndarray
-    masks: np.ndarray
-    best_by: str
-
-
-@dataclass(frozen=True)
 class Trainer:
-    """Stage 1 as the training loop sees it, see ``loop.Trainer``."""
+    """Stage 1 as the training loop sees it, see ``loop.Trainer``; ``held_back`` as ``validation_set`` gives it."""
 
     step: TrainStep
     schedule: Schedule
     epoch_sampler: EpochSampler
     epochs: int
     batch_size: int
-    held_back: HeldBack | None
+    held_back: tuple[np.ndarray, np.ndarray] | None
 
     def take_step(self, step: int, arrays: loop.Arrays) -> dict[str, float]:
         tokens, masks = arrays
@@ -145,7 +136,7 @@ class Trainer:
 
     def validate(self, step: int) -> tuple[float, dict[str, float]]:
         assert self.held_back is not None
-        nll = self.step.mean_nll(self.held_back.tokens, self.held_back.masks, self.batch_size)
+        nll = self.step.mean_nll(*self.held_back, self.batch_size)
         return nll, {'val_nll': nll}
 
     def progress_line(self, epoch: int, steps: int, means: dict[str, float]) -> str:
@@ -197,10 +188,10 @@ def main(argv: list[str]) -> int:
                                         f'steps; raise --train_epoch or --max_steps')
 
         # Read the held-back pictures.
-        tokenizer, held_back = codebook.Tokenizer(centres), None
+        tokenizer, held_back, best_by = codebook.Tokenizer(centres), None, None
         if args.val_path:
             found = paths(given('val_path'), PairedFile if args.val_mask else Strokes, masks=given('val_mask')).find()
-            held_back = HeldBack(*validation_set(*found, tokenizer, gpt_config.prior_size), loop.best_by(*found))
+            held_back, best_by = validation_set(*found, tokenizer, gpt_config.prior_size), loop.best_by(*found)
 
         # Start the workers, then MindSpore, whose threads must not be forked.
         device_target = runtime.choose(args.device_target, args.device_id, args.distributed)
@@ -215,7 +206,7 @@ def main(argv: list[str]) -> int:
         settings = checkpointer.compared_settings(
             vars(args) | {name: getattr(gpt_config, name) for name in _NETWORK_OPTIONS}, _IGNORED, last_step)
         settings |= {'total_batch': epoch_sampler.pictures_per_step, 'pictures': len(pictures)}
-        saver = checkpointer.Checkpointer(output_dir, trained, settings, centres, step.extra())
+        saver = checkpointer.Checkpointer(output_dir, trained, settings, centres, step.extra)
         if args.distributed:
             saver.require_same_on_all_ranks({'--data_path': pictures.digest(), '--mask_path': masks.digest()},
                                             (last_step, args.save_every, args.val_every), start)
@@ -224,7 +215,7 @@ def main(argv: list[str]) -> int:
         # Train.
         schedule = Schedule(args.learning_rate, args.lr_schedule, args.warmup_steps, last_step)
         trainer = Trainer(step, schedule, epoch_sampler, args.train_epoch, args.batch_size, held_back)
-        loop_config = loop.LoopConfig.from_args(args, last_step, None if held_back is None else held_back.best_by)
+        loop_config = loop.LoopConfig.from_args(args, last_step, best_by)
         return loop.Loop(loop_config, trainer, epoch_sampler, saver, progress).fit(data_loader)
 
 

@@ -136,19 +136,14 @@ def from_pytorch(path: Path, arrays: Mapping[str, np.ndarray], flags: Flags) -> 
             shape = transformer_of(replace(given, entries=given.entries | embedding), flags)
             shape = shape if shape.GELU_2 else replace(shape, gelu='erf')
             metadata['architecture'] = shape.metadata()
-            names = {name: (_transformer_name(name), dims) for name, dims in shape.shapes().items()}
+            names = {name: (name.replace('embedding_table', 'weight').replace('gamma', 'weight')
+                            .replace('beta', 'bias'), dims) for name, dims in shape.shapes().items()}
         else:
             names = vgg_names()
         checkpoint.check(given, dict(names.values()))
         tensors = {name: arrays[theirs] for name, (theirs, _) in names.items()}
     entries = {name: Entry('Float32', tuple(values.shape)) for name, values in tensors.items()}
     return Converted(path, entries, kind, metadata, None, tensors)
-
-
-def _transformer_name(name: str) -> str:
-    """PyTorch's name of a MindSpore parameter."""
-    name = name.replace('tok_emb.embedding_table', 'tok_emb.weight')
-    return re.sub(r'\.gamma$', '.weight', re.sub(r'\.beta$', '.bias', name))
 
 
 def _folded(given: Checkpoint, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

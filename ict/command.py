@@ -91,8 +91,6 @@ def supervised(work: Callable[[], int]) -> int:
     To be called before MindSpore is imported. The two processes end together.
     """
     global _progress
-    if not hasattr(os, 'fork'):
-        return work()
     receive, _progress = os.pipe()
     child = os.fork()
     if child == 0:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from ict import files, options
 from ict.command import SOME_FAILED, call, run
-from ict.data import geometry, images
+from ict.data import encode, geometry, images
 from ict.errors import UserError, require
 from ict.lock import locked
 from ict.log import log
@@ -205,7 +205,7 @@ def write(evaluation: Evaluation, rows: Rows) -> None:
     psnr = {row['id']: row['psnr'] for row in rows if row['method'] == SINGLE}
     shown = best_median_worst(psnr)
     report.write_csv(output_dir / 'evaluation.csv', rows)
-    images.write_png(output_dir / 'sheet.png', sheet(evaluation, shown))
+    encode.write(output_dir / 'sheet.png', sheet(evaluation, shown))
     ranks = ', '.join(f'{picture} ({psnr[picture]:.2f} dB)' for picture in shown)
     text = '\n\n'.join([*document(evaluation, rows), '`sheet.png` from top to bottom (best, median and '
                         f'worst by the PSNR of single samples): {ranks}.']) + '\n'

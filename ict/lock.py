@@ -1,21 +1,15 @@
 """One run at a time in an output folder."""
 from __future__ import annotations
 
+import fcntl
 import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from ict.device import parallel
 from ict.errors import UserError
-
-fcntl: Any
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 NAME = '.lock'  # hidden, so that no listing shows it; it names the process that holds the folder
 
@@ -31,7 +25,7 @@ def locked(folder: Path, option: str) -> Iterator[None]:
         option: the option that named the folder, for the UserError where another process holds it.
     """
     path = folder / NAME
-    descriptor = _acquire(path, option) if parallel.is_writer() and fcntl is not None else None
+    descriptor = _acquire(path, option) if parallel.is_writer() else None
     try:
         yield
     finally:

@@ -18,11 +18,11 @@ from PIL import Image
 
 from Guided_Upsample import infer as stage_2
 from ict import files, pretrained
-from ict.data import images, masks
+from ict.data import encode, images, masks
 from ict.device import runtime
 from ict.errors import UserError, require
 from ict.options import Given
-from ict.runs import inputs
+from ict.runs import inputs, metrics
 from ict.runs.stage import frame_names
 from Transformer import infer as stage_1
 
@@ -58,7 +58,7 @@ class Completion:
 
     def png(self) -> bytes:
         """The content of a PNG file, the same that run.py writes."""
-        return images.encode_png(self.picture, self.icc_profile, exif=self.exif)
+        return encode.encode(self.picture, icc_profile=self.icc_profile, exif=self.exif)
 
     def save(self, path: str | Path) -> None:
         """Write a PNG crash-safe."""
@@ -166,11 +166,11 @@ class Pipeline:
                          for frame, name in zip(tokens, frame_names(config.name, len(tokens)), strict=True)]
                 priors = [model.prior(frame, sample) for frame, sample in zip(tokens, drawn, strict=True)]
                 # paint
-                painted = [inpainter.everywhere(frame.image[None], stage_2.enlarged(prior, len(frame.image))[None],
+                painted = [inpainter.everywhere(frame.image[None], images.bicubic(prior, *frame.hole.shape)[None],
                                                 frame.hole[None])[0]
                            for frame, prior in zip(frames, priors, strict=True)]
                 whole = stage_2.composed(picture.native, frames, painted) if config.keep_size else \
-                    stage_2.eight_bit(stage_2.small_result(frames, painted))
+                    metrics.truncated(stage_2.small_result(frames, painted))
                 completions.append(Completion(whole, priors, sum(sample.log_likelihood for sample in drawn),
                                               picture.icc_profile, picture.exif))
         return completions

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from ict import files, options
 from ict.command import run
-from ict.data import images, masks
+from ict.data import encode, masks
 from ict.errors import UserError, require
 from ict.options import positive
 
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
             hole = masks.strokes_within(np.random.default_rng([args.seed, i]), args.lowest, args.highest, args.size)
         except ValueError as error:
             raise UserError(f'--lowest {args.lowest} --highest {args.highest}: {error}; widen the interval') from None
-        images.write_png(target, hole.astype(np.uint8) * 255)
+        encode.write(target, hole.astype(np.uint8) * 255)
     print(f'{args.count} masks in {folder}')
     return 0
 

@@ -72,7 +72,7 @@ class Source:
         else:
             side = max(1, round(min(height, width) * rng.uniform(crop_scale, 1.0)))
             box = geometry.Box(int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1)), side, side)
-        hole = self._hole(grey, (height, width), rng, failures)
+        hole = self.mask_source.hole(grey, (height, width), self.config.image_size, rng, failures)
         image, prior = self._image_and_prior(rgb, box, prior, rng)
         if rng.random() < 0.5:
             image, prior, hole = image[:, ::-1], prior[:, ::-1], hole[:, ::-1]
@@ -85,7 +85,7 @@ class Source:
         grey, prior = self.mask_source.of_picture(i), self.read_prior(i, rng)
         rgb = images.load_rgb(self.pictures.path(i))
         height, width = rgb.shape[:2]
-        hole = self._hole(grey, (height, width), rng, failures)
+        hole = self.mask_source.hole(grey, (height, width), self.config.image_size, rng, failures)
         if failures:
             raise UserError(failures[0])
         image, prior = self._image_and_prior(rgb, geometry.centre_square(height, width), prior, rng)
@@ -120,12 +120,6 @@ class Source:
                             config.prior_random_degree, rng)
         return (images.bicubic(rgb, config.image_size, config.image_size),
                 images.bicubic(prior, config.image_size, config.image_size))
-
-    def _hole(self, grey: np.ndarray | None, picture: tuple[int, int], rng: np.random.Generator,
-              failures: list[str]) -> np.ndarray:
-        """The hole (S, S) bool, see ``MaskSource.hole``."""
-        size = self.config.image_size
-        return geometry.touched(self.mask_source.hole(grey, picture, size, rng, failures), size, size)
 
 
 @dataclass(frozen=True)

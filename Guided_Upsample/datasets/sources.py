@@ -31,8 +31,8 @@ def find(paths: SourcePaths, centres: np.ndarray, config: ExampleConfig, is_held
 
     Args:
         centres: the palette, (V, 3) float32 in [-1, 1].
-        is_held_back: look for the priors of all pictures. A training looks for some, and names what is missing of the
-            others when it meets them; a validation must not fail hours later.
+        is_held_back: look for the priors of all pictures, and read all files. A training looks for some, and names what
+            is missing of the others when it meets them; a validation must not fail hours later.
 
     Raises:
         UserError: see ``PicturePaths.find``; or the priors are not those of the pictures and masks.
@@ -43,6 +43,8 @@ def find(paths: SourcePaths, centres: np.ndarray, config: ExampleConfig, is_held
     if prior_folders is not None:
         every = 1 if is_held_back else max(1, len(pictures) // _PROBES)
         _check_priors(source, prior_folders, range(0, len(pictures), every), paths)
+    if is_held_back:
+        source.require_readable()
     return source
 
 

@@ -3,13 +3,12 @@ from __future__ import annotations
 
 import mindspore as ms
 import numpy as np
-from mindspore import nn
+from mindspore import amp, nn
 
 from Guided_Upsample.datasets.dataset import as_network_input
 from Guided_Upsample.models.config import GeneratorConfig
 from Guided_Upsample.models.networks import Generator
 from ict import checkpoint
-from ict.device import precision
 
 
 class Inpainter:
@@ -21,7 +20,7 @@ class Inpainter:
     """
 
     def __init__(self, generator: Generator, batch_size: int, amp_level: str = 'O0') -> None:
-        self.generator, self.batch_size = precision.mixed_precision(generator, amp_level), batch_size
+        self.generator, self.batch_size = amp.auto_mixed_precision(generator, amp_level), batch_size
         net = self.generator
 
         @ms.jit  # under msrun a cell that is called by itself would bring back the weights of its first call

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 
 import mindspore as ms
 import numpy as np
-from mindspore import ops
+from mindspore import amp, ops
 
 from Guided_Upsample.models import config, loss
 from Guided_Upsample.models.networks import Discriminator, Generator
 from Guided_Upsample.models.vgg import VGG19
 from ict import options
-from ict.device import precision
 from ict.training import losses, optimizers
 
 
@@ -47,11 +46,11 @@ class TrainStep:
                 block.recompute()
         generator.set_train(True)
         discriminator.set_train(True)
-        generator_net = precision.mixed_precision(generator, train_config.amp_level)
-        discriminator_net = precision.mixed_precision(discriminator, train_config.amp_level)
+        generator_net = amp.auto_mixed_precision(generator, train_config.amp_level)
+        discriminator_net = amp.auto_mixed_precision(discriminator, train_config.amp_level)
 
         # Optimizers.
-        self.scaler = scaler = optimizers.loss_scaler(train_config.amp_level)
+        scaler = optimizers.loss_scaler(train_config.amp_level)
         betas = train_config.beta1, train_config.beta2
         self.rate, D2G_lr = train_config.lr, train_config.D2G_lr
         self.gen_optimizer = optimizers.adam(generator, self.rate, *betas, 'gen')
@@ -108,6 +107,7 @@ class TrainStep:
             return gen_loss, *gen_parts, dis_loss, *dis_parts, output
 
         self.step = step
+        self.extra = optimizers.scaler_state(scaler)  # further state that a resume needs
 
     def __call__(self, images: np.ndarray, priors: np.ndarray, masks: np.ndarray,
                  pixel_weights: np.ndarray | None = None,
@@ -126,7 +126,3 @@ class TrainStep:
         *values, output = self.step(*map(ms.Tensor, (images, priors, masks, pixel_weights)),
                                     ms.Tensor(self.rate if rate is None else rate, ms.float32))
         return dict(zip(self.columns, map(float, values), strict=True)), output.asnumpy()
-
-    def extra(self) -> dict[str, ms.Parameter]:
-        """Further state that a resume needs."""
-        return optimizers.scaler_state(self.scaler)

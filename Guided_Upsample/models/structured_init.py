@@ -81,13 +81,14 @@ def _set_encoder(weights: Weights) -> None:
 def _set_block(weights: Weights, name: str, channels: int) -> None:
     # One step of diffusion, in the hole alone.
     weight = _cleared(weights, f'{name}.1', 96)
-    step = _STRIDE * (_neighbours() - np.eye(16).reshape(16, 16, 1, 1) * _centre())  # (16, 16, 3, 3)
+    same = np.eye(16).reshape(16, 16, 1, 1) * np.pad([[1.0]], 1)  # (16, 16, 3, 3), each pixel from itself
+    step = _STRIDE * (_neighbours() - same)
     for sign, first in _SIGNS:
         for k in range(3):
             rows = slice(first + 16 * k, first + 16 * k + 16)
             weight[rows, 16 * k:16 * k + 16] = sign * step
             weight[rows, 48 + 16 * k:64 + 16 * k] = -sign * step
-            weight[rows, 96:112] = 2 * np.eye(16).reshape(16, 16, 1, 1) * _centre()
+            weight[rows, 96:112] = 2 * same
     weights[f'{name}.1.bias'][:96] = -2
 
     # Its positive part minus its negative part, added to the difference.
@@ -119,11 +120,6 @@ def _set_decoder(weights: Weights) -> None:
         weights['decoder.2.bias'][ramps] = -_KNOTS
         last[k, ramps, 3, 3] = bends
         weights['decoder.5.bias'][k] = wanted[0]
-
-
-def _centre() -> np.ndarray:
-    """(3, 3): 1 in the middle."""
-    return np.outer([0.0, 1.0, 0.0], [0.0, 1.0, 0.0])
 
 
 def _neighbours() -> np.ndarray:

@@ -10,25 +10,20 @@ from ict import checkpoint
 STAGES = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))
 
 
-def layer_names() -> list[str]:
-    """relu1_1 ... relu5_4, in order."""
-    return [f'relu{s}_{i}' for s, (_, count) in enumerate(STAGES, 1) for i in range(1, count + 1)]
-
-
 class VGG19(nn.Cell):
     """The sixteen convolutions of VGG19; ``construct`` returns all sixteen feature maps, relu1_1 ... relu5_4."""
 
     def __init__(self) -> None:
         super().__init__()
-        before = 3
+        before, self.layers = 3, []
         for stage, (channels, count) in enumerate(STAGES, 1):
             for i in range(1, count + 1):
                 conv = nn.Conv2d(before, channels, 3, stride=1, pad_mode='pad', padding=1, has_bias=True,
                                  weight_init='zeros', bias_init='zeros')
                 cells = [nn.MaxPool2d(2, stride=2, pad_mode='valid')] if i == 1 and stage > 1 else []
-                setattr(self, f'relu{stage}_{i}', nn.SequentialCell([*cells, conv, nn.ReLU()]))
+                self.layers.append(nn.SequentialCell([*cells, conv, nn.ReLU()]))
+                setattr(self, f'relu{stage}_{i}', self.layers[-1])
                 before = channels
-        self.layers = [getattr(self, name) for name in layer_names()]
 
     def construct(self, x: ms.Tensor) -> tuple[ms.Tensor, ...]:
         """x (B, 3, H, W) in [0, 1] -> sixteen maps (B, channels, H / 2^(s - 1), W / 2^(s - 1)), s = 1 ... 5."""

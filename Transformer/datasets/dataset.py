@@ -51,12 +51,7 @@ class TrainingBatches:
 
         # A random mask.
         hole = self.mask_source.hole(None, rgb.shape[:2], self.prior_size, rng, failures)
-        return self.tokenizer(small).reshape(-1), _as_tokens(hole, self.prior_size)
-
-
-def _as_tokens(hole: np.ndarray, prior_size: int) -> np.ndarray:
-    """A hole (H, W) bool as (T,) float32, 1 = missing."""
-    return geometry.touched(hole, prior_size, prior_size).reshape(-1).astype(np.float32)
+        return self.tokenizer(small).reshape(-1), hole.reshape(-1).astype(np.float32)
 
 
 def validation_set(pictures: Listing, mask_source: MaskSource, tokenizer: Tokenizer,
@@ -77,7 +72,7 @@ def validation_set(pictures: Listing, mask_source: MaskSource, tokenizer: Tokeni
         square = geometry.cut(rgb, geometry.centre_square(*geometry.size_of(rgb)))
         tokens.append(tokenizer(images.shrink(square, prior_size)).reshape(-1))
         hole = mask_source.hole(grey, rgb.shape[:2], prior_size, np.random.default_rng([i, 3]), [])
-        holes.append(_as_tokens(hole, prior_size))
+        holes.append(hole.reshape(-1).astype(np.float32))
     held_back.require_all()
     return np.stack(tokens), np.stack(holes)
 

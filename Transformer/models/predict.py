@@ -27,13 +27,6 @@ DENSE_LAYERS = {'attn.query': 'ln1', 'attn.key': 'ln1', 'attn.value': 'ln1', 'at
                 'mlp.2': ''}
 
 
-def row_multiple(config: GPTConfig) -> int:
-    """What numbers of rows are rounded up to. Each number is compiled for in 0.1 s, in which a large network computes
-    few rows and a small one many.
-    """
-    return 32 if config.n_layer * config.n_embd ** 2 > 1 << 22 else 128
-
-
 KVCache = list[tuple[ms.Tensor, ms.Tensor]]  # keys and values of each layer, (B * T, C)
 
 
@@ -127,7 +120,9 @@ class GPTRows:
             return [tensor if target == 'CPU' else tensor.move_to(target) for tensor in tensors]
 
         self.n_positions = config.prior_size ** 2
-        self.row_multiple = row_multiple(config)
+        # What numbers of rows are rounded up to. Each number is compiled for in 0.1 s; in that time a large network
+        # computes few rows, a small one many.
+        self.row_multiple = 32 if config.n_layer * config.n_embd ** 2 > 1 << 22 else 128
         self.tok_emb, self.pos_emb = array_of('tok_emb.embedding_table'), array_of('pos_emb')[0]  # (V, C), (T, C)
         with ThreadPoolExecutor(2) as pool:
             self.layers = [loaded(f'blocks.{i}.', DENSE_LAYERS) for i in range(config.n_layer)]

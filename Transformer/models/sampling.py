@@ -120,20 +120,15 @@ SCHEDULES = tuple(ORDERS)
 
 def halton_order(prior_size: int) -> np.ndarray:
     """All positions of the grid in the order of the 2-D Halton sequence (bases 2 and 3): (T,) int64."""
-    n_positions = prior_size ** 2
-    seen = np.zeros(n_positions, bool)
-    order: list[int] = []
-    first = 1
-    while len(order) < n_positions:
-        index = np.arange(first, first + 4 * n_positions)
-        rows = (_radical_inverse(index, 2) * prior_size).astype(np.int64)
-        columns = (_radical_inverse(index, 3) * prior_size).astype(np.int64)
-        for cell in (rows * prior_size + columns).tolist():
-            if not seen[cell]:
-                seen[cell] = True
-                order.append(cell)
-        first += 4 * n_positions
-    return np.array(order)
+    n_points = 4 * prior_size ** 2
+    while True:
+        rows, columns = ((_radical_inverse(np.arange(1, n_points + 1), base) * prior_size).astype(np.int64)
+                         for base in (2, 3))
+        cells = rows * prior_size + columns
+        first = np.unique(cells, return_index=True)[1]
+        if len(first) == prior_size ** 2:
+            return cells[np.sort(first)]
+        n_points *= 2
 
 
 def _radical_inverse(index: np.ndarray, base: int) -> np.ndarray:

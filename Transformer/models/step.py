@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 
 import mindspore as ms
 import numpy as np
-from mindspore import ops
+from mindspore import amp, ops
 
 from ict import options
-from ict.device import precision
 from ict.training import losses, optimizers
 from Transformer.models import config, loss
 from Transformer.models.networks import GPT
@@ -49,16 +48,15 @@ class TrainStep:
             for block in net.blocks:
                 block.recompute()
         net.set_train(True)
-        self.net = precision.mixed_precision(net, train_config.amp_level)
-        self.scaler = optimizers.loss_scaler(train_config.amp_level)
+        forward_net = amp.auto_mixed_precision(net, train_config.amp_level)
+        scaler = optimizers.loss_scaler(train_config.amp_level)
         self.optimizer = optimizers.adam(net, train_config.learning_rate, train_config.beta1, train_config.beta2)
         self.columns = ('loss', *train_config.loss_weights, 'grad_norm')
         update = optimizers.Update(self.optimizer, train_config.clip_norm, train_config.weight_decay, is_decayed,
-                                   train_config.distributed, self.scaler)
+                                   train_config.distributed, scaler)
         loss_of = loss.masked_loss(
             [(getattr(loss, name), weight) for name, weight in train_config.loss_weights.items()],
             train_config.dynamic_weight, optimizers.MeanOverRanks(train_config.distributed))
-        forward_net, scaler = self.net, self.scaler
 
         def forward(tokens: ms.Tensor, masks: ms.Tensor) -> tuple[ms.Tensor, ms.Tensor, tuple[ms.Tensor, ...]]:
             logits = ops.cast(forward_net(tokens, masks), ms.float32)  # (B, T, V)
@@ -79,6 +77,7 @@ class TrainStep:
             return net(tokens, masks)
 
         self.step, self.logits = step, logits
+        self.extra = optimizers.scaler_state(scaler)  # further state that a resume needs
 
     def __call__(self, tokens: np.ndarray, masks: np.ndarray, rate: float) -> dict[str, float]:
         """tokens (B, T) int32, masks (B, T) float32 -> loss, its parts per missing token, norm of the gradients."""
@@ -100,7 +99,3 @@ class TrainStep:
             nll = np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, tokens[part, :, None], -1)[..., 0]
             total += float((nll * masks[part])[:len(tokens) - start].sum())
         return total / max(1.0, float(masks.sum()))
-
-    def extra(self) -> dict[str, ms.Parameter]:
-        """Further state that a resume needs."""
-        return optimizers.scaler_state(self.scaler)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 from ict import files
 from ict.errors import UserError
@@ -28,31 +28,33 @@ def write(path: str | Path, pixels: np.ndarray, save_format: str = 'png', icc_pr
     files.write_bytes(path, encode(pixels, save_format, icc_profile, exif))
 
 
-def encode(pixels: np.ndarray, save_format: str, icc_profile: bytes | None, exif: bytes | None) -> bytes:
+def encode(pixels: np.ndarray, save_format: str = 'png', icc_profile: bytes | None = None,
+           exif: bytes | None = None) -> bytes:
     """The bytes of a file: (H, W), (H, W, 2), (H, W, 3) or (H, W, 4), uint8 or uint16.
 
-    PNG is lossless. JPEG and WebP have quality 95 and 8 bits; JPEG lays transparent pixels on white.
+    PNG is lossless, and the same pixels give the same bytes. JPEG and WebP have quality 95 and 8 bits; JPEG lays
+    transparent pixels on white.
 
     Raises:
         UserError: larger than the format allows.
     """
-    if save_format == 'png':
-        return encode_png(pixels, icc_profile, exif=exif)
     if max(pixels.shape[:2]) > _LONGEST_SIDE[save_format]:
         raise UserError(f'--save_format {save_format}: {pixels.shape[1]} x {pixels.shape[0]} pixels are more than '
                         f'{_LONGEST_SIDE[save_format]} on a side; use png')
+    if save_format == 'png' and pixels.dtype == np.uint16 and pixels.ndim == 3:
+        return _encode_sixteen_bit(pixels, _fitting(icc_profile, pixels), exif)
+    options: dict[str, Any] = {}
     if save_format == 'jpeg':
-        options = {'subsampling': 0}
+        options = {'subsampling': 0, 'quality': _QUALITY}
         pixels = on_background(eight_bits(pixels), 255)
         exif = exif if exif and len(exif) <= _JPEG_EXIF_LIMIT else None
-    else:
-        options = {'exact': True}  # WebP keeps the colours of transparent pixels, and knows no grey ones
+    elif save_format == 'webp':  # it keeps the colours of transparent pixels, and knows no grey ones
+        options = {'exact': True, 'quality': _QUALITY}
         grey_or_not = Image.fromarray(eight_bits(pixels))
         pixels = np.asarray(grey_or_not.convert('RGBA' if grey_or_not.mode in ('LA', 'RGBA') else 'RGB'))
-    kept = {'icc_profile': _fitting(icc_profile, pixels), 'exif': exif}
+    options |= {key: value for key, value in (('icc_profile', _fitting(icc_profile, pixels)), ('exif', exif)) if value}
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, save_format, quality=_QUALITY, **options,
-                                 **{key: value for key, value in kept.items() if value})
+    Image.fromarray(pixels).save(buffer, save_format, **options)
     return buffer.getvalue()
 
 
@@ -89,24 +91,7 @@ def _fitting(icc_profile: bytes | None, pixels: np.ndarray) -> bytes | None:
     return icc_profile if icc_profile and channels in _SPACES.get(icc_profile[16:20], ()) else None
 
 
-def encode_png(pixels: np.ndarray, icc_profile: bytes | None = None, text: dict[str, str] | None = None,
-               exif: bytes | None = None) -> bytes:
-    """PNG bytes of (H, W), (H, W, 2), (H, W, 3) or (H, W, 4) uint8 or uint16; the same pixels give the same bytes."""
-    icc_profile = _fitting(icc_profile, pixels)
-    if pixels.dtype == np.uint16 and pixels.ndim == 3:
-        return _encode_sixteen_bit(pixels, icc_profile, text or {}, exif)
-    buffer = io.BytesIO()
-    extra: dict[str, Any] = {key: value for key, value in (('icc_profile', icc_profile), ('exif', exif)) if value}
-    if text:
-        extra['pnginfo'] = info = PngImagePlugin.PngInfo()
-        for key, value in text.items():
-            info.add_text(key, value)
-    Image.fromarray(pixels).save(buffer, 'PNG', **extra)
-    return buffer.getvalue()
-
-
-def _encode_sixteen_bit(pixels: np.ndarray, icc_profile: bytes | None, text: dict[str, str],
-                        exif: bytes | None) -> bytes:
+def _encode_sixteen_bit(pixels: np.ndarray, icc_profile: bytes | None, exif: bytes | None) -> bytes:
     """PNG bytes of (H, W, 2 | 3 | 4) uint16, which Pillow can't write, every row as its difference from the last."""
     height, width, channels = pixels.shape
     buffer = io.BytesIO(b'\x89PNG\r\n\x1a\n')
@@ -119,8 +104,6 @@ def _encode_sixteen_bit(pixels: np.ndarray, icc_profile: bytes | None, text: dic
     chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0))
     if icc_profile:
         chunk(b'iCCP', b'ICC Profile\0\0' + zlib.compress(icc_profile))
-    for key, value in text.items():
-        chunk(b'tEXt', key.encode('latin-1') + b'\0' + value.encode('latin-1'))
     if exif:
         chunk(b'eXIf', exif.removeprefix(b'Exif\0\0'))
     packer = zlib.compressobj()
@@ -135,20 +118,3 @@ def _encode_sixteen_bit(pixels: np.ndarray, icc_profile: bytes | None, text: dic
     chunk(b'IDAT', packer.flush())
     chunk(b'IEND', b'')
     return buffer.getvalue()
-
-
-def write_png(path: str | Path, pixels: np.ndarray, icc_profile: bytes | None = None,
-              text: dict[str, str] | None = None, exif: bytes | None = None) -> None:
-    """Write a PNG crash-safe, making its folder; ``text`` is kept in the file beside the pixels."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    files.write_bytes(path, encode_png(pixels, icc_profile, text, exif))
-
-
-def png_text(path: str | Path) -> dict[str, str]:
-    """The text that a PNG carries, {} when it is none."""
-    try:
-        with Image.open(path, formats=('PNG',)) as opened:
-            assert isinstance(opened, PngImagePlugin.PngImageFile)
-            return dict(opened.text)
-    except (OSError, SyntaxError, ValueError):
-        return {}

@@ -1,4 +1,4 @@
-"""Pictures: any common file type decoded to its own pixels and to 8-bit RGB; ``encode`` writes them."""
+"""Pictures: any common file type decoded to its own pixels and to 8-bit RGB; ``ict.data.encode`` writes them."""
 from __future__ import annotations
 
 import io
@@ -12,21 +12,8 @@ import numpy as np
 from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
 from ict.data import jpeg
-from ict.data.encode import (
-    FORMAT_ENDINGS,
-    eight_bits,
-    encode_png,
-    losses,
-    on_background,
-    png_text,
-    write,
-    write_png,
-)
+from ict.data.encode import eight_bits, on_background
 from ict.errors import UserError
-
-__all__ = ['BLACK', 'EXTENSIONS', 'FORMATS', 'FORMAT_ENDINGS', 'HEIC_EXTENSIONS', 'HEIC_REMEDY', 'MAX_PIXELS',
-           'SMALLEST_SIDE', 'WHITE', 'Picture', 'bicubic', 'colours_of', 'encode_png', 'load', 'load_rgb', 'losses',
-           'png_text', 'shrink', 'upright', 'write', 'write_png']
 
 EXTENSIONS = ('.png', '.jpg', '.jpeg', '.jpe', '.jfif', '.webp', '.bmp', '.dib', '.tif', '.tiff')
 FORMATS = ('PNG', 'JPEG', 'WEBP', 'BMP', 'DIB', 'TIFF')

@@ -187,11 +187,9 @@ def discover(plugins: Path | None, folders: Sequence[Path], system: dict[str, st
     plugin = plugins / PLUGIN if plugins is not None and (plugins / PLUGIN).is_file() else None
     libraries = {name: str(next((file for folder in folders if (file := folder / name).is_file()),
                                 system.get(name, ''))) for name in (*NEEDED, ZLIB)}
-    answer: dict[str, Any] = {}
-    if hasattr(os, 'fork'):
-        answer = _apart(lambda: _ask_driver(load), 'fault')
-        if answer.get('cards'):
-            answer |= _apart(lambda: _ask_libraries(libraries, load), 'broken')
+    answer = _apart(lambda: _ask_driver(load), 'fault')
+    if answer.get('cards'):
+        answer |= _apart(lambda: _ask_libraries(libraries, load), 'broken')
     return Machine(plugin, libraries, driver=_driver_version(proc) if answer.get('cuda') else '', **answer)
 
 

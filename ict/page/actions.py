@@ -12,7 +12,7 @@ from urllib.parse import quote
 import gradio as gr
 import numpy as np
 
-from ict.data import images
+from ict.data import encode
 from ict.errors import UserError, require
 from ict.page.marks import Mark
 from ict.page.session import Session, Sessions
@@ -119,7 +119,7 @@ def address(path: Path) -> str:
 
 def png_address(pixels: np.ndarray) -> str:
     """An address that holds a small picture (H, W, 3) uint8."""
-    return f'data:image/png;base64,{base64.b64encode(images.encode_png(pixels)).decode()}'
+    return f'data:image/png;base64,{base64.b64encode(encode.encode(pixels)).decode()}'
 
 
 def shown(error: UserError) -> gr.Error:

@@ -18,7 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ict.data import geometry, images
+from ict.data import encode, geometry, images
 from ict.errors import UserError, require
 from ict.runs import inputs, metrics, perceptual
 
@@ -165,10 +165,10 @@ def score_picture(evaluation: Evaluation, i: int, sampled: ResultMetrics, determ
 
     # Files for an outside scorer
     for k in range(n):
-        images.write_png(evaluation.path(ORIGINALS, picture, k), seen.original)
-        images.write_png(evaluation.path(RESULTS, picture, k), samples[k])
+        encode.write(evaluation.path(ORIGINALS, picture, k), seen.original)
+        encode.write(evaluation.path(RESULTS, picture, k), samples[k])
     for folder, other in others.items():
-        images.write_png(evaluation.path(folder, picture), other)
+        encode.write(evaluation.path(folder, picture), other)
     return [{'id': picture, 'hole': float(seen.hole.mean()), **row} for row in rows]
 
 

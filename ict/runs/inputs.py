@@ -24,6 +24,7 @@ from ict.runs.manifest import STAGE_1, file_digest
 
 MASK_MODES = ('sealed', 'published')
 MOST_OF_A_KIND = 20  # lines; a folder may hold thousands of pictures with the same peculiarity
+_resolved = lru_cache(maxsize=1024)(os.path.realpath)
 ALPHA = 'alpha'  # in place of a mask: the transparent part of the pictures themselves
 
 
@@ -219,14 +220,9 @@ def without_masks(given: Given, mask_option: str, max_pixels: int, output_dir: s
     return ALPHA
 
 
-@lru_cache(maxsize=1024)
-def _resolved(folder: str) -> str:
-    return os.path.realpath(folder)
-
-
 def _own_path(path: Path) -> str:
     """Where a file's own entry lies, whatever links lead there."""
-    return os.path.join(_resolved(str(path.parent)), path.name)
+    return os.path.join(_resolved(path.parent), path.name)
 
 
 @dataclass

@@ -13,7 +13,7 @@ NAMES = ('psnr', 'mae', 'ssim', 'l1', 'l1_hole')
 
 def psnr(result: np.ndarray, image: np.ndarray) -> float:
     """20 log10(255) - 10 log10(mse) of values x 255 truncated to integers, as published; inf for equal pictures."""
-    difference = _truncated(result).astype(np.float64) - _truncated(image)
+    difference = truncated(result).astype(np.float64) - truncated(image)
     mse = float((difference ** 2).mean())
     return math.inf if mse == 0 else 20 * math.log10(255) - 10 * math.log10(mse)
 
@@ -28,7 +28,7 @@ def mae(result: np.ndarray, image: np.ndarray) -> float:
 def ssim(result: np.ndarray, image: np.ndarray) -> float:
     """Structural similarity of (H, W, 3) pictures truncated to 8 bits: 7 x 7 windows, mean over the channels."""
     from skimage.metrics import structural_similarity
-    return float(structural_similarity(_truncated(result), _truncated(image), win_size=7, data_range=255,
+    return float(structural_similarity(truncated(result), truncated(image), win_size=7, data_range=255,
                                        channel_axis=-1, gaussian_weights=False))
 
 
@@ -83,5 +83,6 @@ def n_identical(rows: Sequence[Mapping[str, Any]]) -> int:
     return sum(row['psnr'] == math.inf for row in rows)
 
 
-def _truncated(picture: np.ndarray) -> np.ndarray:
+def truncated(picture: np.ndarray) -> np.ndarray:
+    """Values in [0, 1] as 8-bit levels: times 255, truncated as published."""
     return (picture * 255).astype(np.uint8)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -23,12 +23,8 @@ MOST_UNREADABLE, ALWAYS_TOLERATED = 0.01, 3  # a share of the pictures, a number
 _NAMED = 3  # of the held-back files that cannot be read
 _BINS = 1 << 16  # in which the ranks count together what each has met
 
-
-class Dataset(Protocol):
-    """Makes the batch of a step; runs in worker processes and needs no MindSpore."""
-
-    def __call__(self, step: int) -> tuple[tuple[np.ndarray, ...], list[str]]:
-        """Arrays of this step's batch, and a line for each picture that could not be read."""
+Batch = tuple[tuple[np.ndarray, ...], list[str]]  # arrays, and a line for each picture that could not be read
+Dataset = Callable[[int], Batch]  # makes the batch of a step; runs in worker processes and needs no MindSpore
 
 
 def read_or_replace(n_pictures: int, wanted: int, rng: np.random.Generator, read: Callable[[int], Any],

@@ -5,8 +5,6 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ict import options
-
 
 @dataclass(frozen=True)
 class Loss:
@@ -26,18 +24,6 @@ class Loss:
     weight: float = 1.0
     help: str = ''
     network: str = ''
-
-
-def add_options(parser: argparse.ArgumentParser, losses: Sequence[Loss]) -> None:
-    """An option for the weight of each loss that has one."""
-    for loss in losses:
-        if loss.option:
-            parser.add_argument(f'--{loss.option}', type=float, default=loss.weight, help=f'weight of {loss.help}')
-
-
-def check_options(args: argparse.Namespace, losses: Sequence[Loss]) -> None:
-    """Raises a UserError for a negative weight."""
-    options.positive(args, *(loss.option for loss in losses if loss.option), least=0)
 
 
 def weights_of(losses: Sequence[Loss], args: argparse.Namespace | None = None) -> dict[str, float]:

@@ -78,14 +78,15 @@ class MaskSource:
 
     def hole(self, grey: np.ndarray | None, picture: tuple[int, int], size: int, rng: np.random.Generator,
              failures: list[str]) -> np.ndarray:
-        """The hole (h, w) bool of a square part of a picture.
+        """The hole (size, size) bool of a square part of a picture: what the drawn or given one touches.
 
         Args:
             grey: what ``of_picture`` gave; its hole is that of the picture's middle square.
             picture: height and width.
             size, rng, failures: see ``draw``.
         """
-        return self.draw(size, rng, failures) if grey is None else geometry.hole_in(grey, *picture, 'crop')[1]
+        hole = self.draw(size, rng, failures) if grey is None else geometry.hole_in(grey, *picture, 'crop')[1]
+        return geometry.touched(hole, size, size)
 
 
 class Strokes(MaskSource):

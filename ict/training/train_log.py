@@ -4,7 +4,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from ict.data import images
+from ict.data import encode
 from ict.runs import report
 from ict.training.checkpointer import Progress
 
@@ -34,4 +34,4 @@ class TrainLog:
             points = [(int(row['step']), float(row[key])) for row in self.rows if row.get(key)]
             if any(value for _, value in points):  # a loss that is switched off is no curve
                 series[key] = points
-        images.write_png(self.picture, report.curves(series))
+        encode.write(self.picture, report.curves(series))

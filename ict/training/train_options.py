@@ -13,7 +13,9 @@ from ict.training import losses
 def add_options(parser: argparse.ArgumentParser, table: Sequence[losses.Loss]) -> None:
     """Add them, and those of a table of losses, to a script's own."""
     add = parser.add_argument
-    losses.add_options(parser, table)
+    for loss in table:
+        if loss.option:
+            add(f'--{loss.option}', type=float, default=loss.weight, help=f'weight of {loss.help}')
     options.add_device(parser)
     add('--kmeans', default='', help="palette (default: ./kmeans_centers.npy, else the repository's)")
     add('--seed', type=int, default=0, help='of data order, crops, masks and initial weights')
@@ -39,7 +41,7 @@ def add_options(parser: argparse.ArgumentParser, table: Sequence[losses.Loss]) -
 
 def check_options(args: argparse.Namespace, table: Sequence[losses.Loss]) -> None:
     """Raises a UserError for values out of range."""
-    losses.check_options(args, table)
+    positive(args, *(loss.option for loss in table if loss.option), least=0)
     positive(args, 'batch_size', 'val_every', 'log_every', 'save_every')
     positive(args, 'num_workers', 'seed', 'warmup_steps', 'clip_norm', 'dilate', least=0)
     require(0 <= args.beta1 < 1 and 0 <= args.beta2 < 1, '--beta1 and --beta2 must be at least 0 and below 1')

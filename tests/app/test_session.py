@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from ict.data import images
+from ict.data import encode, images
 from ict.errors import UserError
 from ict.page.session import Session, Sessions
 from ict.pipeline import Cancelled
@@ -36,7 +36,7 @@ def complete(session, pipeline=fill_with_noise, **options):
 def test_a_saved_completion_has_the_photos_depth_channels_and_colour_profile(session, tmp_path):
     native = np.random.default_rng(0).integers(0, 65536, (48, 64, 4)).astype(np.uint16)
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
-    images.write_png(tmp_path / 'deep.png', native, profile)
+    encode.write(tmp_path / 'deep.png', native, icc_profile=profile)
     session.open_photo(tmp_path / 'deep.png')
     session.prepare(DOT, 0)
     complete(session)

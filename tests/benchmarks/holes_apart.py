@@ -19,7 +19,7 @@ import numpy as np
 
 from ict import files, options, pretrained
 from ict.command import run
-from ict.data import geometry, images
+from ict.data import encode, geometry, images
 from ict.errors import require
 from ict.runs import metrics, report
 from tests.benchmarks import versions
@@ -59,8 +59,8 @@ def main(argv: list[str]) -> int:
 
     # Photograph and mask
     photo, mask = images.bicubic(images.load_rgb(PHOTOGRAPH), WIDTH, HEIGHT), hole()
-    images.write_png(output_dir / 'photo.png', photo)
-    images.write_png(output_dir / 'mask.png', mask * np.uint8(255))
+    encode.write(output_dir / 'photo.png', photo)
+    encode.write(output_dir / 'mask.png', mask * np.uint8(255))
 
     # Both versions
     pair = pretrained.pair('demo')
@@ -76,7 +76,7 @@ def main(argv: list[str]) -> int:
 
     # Their details
     path = output_dir / 'holes_apart.jpg'
-    images.write(path, details([photo, np.where(mask[..., None], np.uint8(255), photo), *results]), 'jpeg')
+    encode.write(path, details([photo, np.where(mask[..., None], np.uint8(255), photo), *results]), 'jpeg')
     print(path)
     return 0
 

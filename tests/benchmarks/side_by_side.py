@@ -22,7 +22,7 @@ import numpy as np
 
 from ict import files, options
 from ict.command import run
-from ict.data import images
+from ict.data import encode, images
 from ict.errors import UserError, require
 from ict.options import positive
 from ict.runs import report
@@ -65,7 +65,7 @@ def write_sheets(first: Path, second: Path, output_dir: Path, pictures: int, rng
         sides = (second, first) if swap else (first, second)
         row = row_of(images.load_rgb(first / ORIGINALS / name),
                      *(images.load_rgb(folder / RESULTS / name) for folder in sides))
-        images.write_png(output_dir / f'{number:02d}.png', report.sheet([row], ['original', 'masked', 'left', 'right']))
+        encode.write(output_dir / f'{number:02d}.png', report.sheet([row], ['original', 'masked', 'left', 'right']))
         key.append({'sheet': number, 'picture': name, 'left': str(sides[0]), 'right': str(sides[1])})
     report.write_csv(output_dir / KEY, key)
     return len(chosen)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ict.data import codebook, images
+from ict.data import codebook, encode
 from ict.errors import UserError
 from ict.runs import inputs
 from tests.benchmarks import quality
@@ -63,8 +63,8 @@ def test_scores_are_those_of_the_files(tmp_path):
     priors = rng.integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
     table_rows = []
     for k in range(3):
-        images.write_png(tmp_path / 'halton-4' / f'deep/a_{k}.png', results[k])
-        images.write_png(tmp_path / 'halton-4' / 'AP' / f'condition_{k + 1}' / 'deep/a.png', priors[k])
+        encode.write(tmp_path / 'halton-4' / f'deep/a_{k}.png', results[k])
+        encode.write(tmp_path / 'halton-4' / 'AP' / f'condition_{k + 1}' / 'deep/a.png', priors[k])
         table_rows.append({'id': 'deep/a', 'result': k, 'psnr': 20 + k, 'mae': 0.1 * k, 'ssim': 0.5, 'l1': 3,
                            'l1_hole': 9})
     with open(tmp_path / 'halton-4' / 'metrics.csv', 'w', newline='') as stream:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ict.data import images
+from ict.data import encode, images
 from ict.errors import UserError
 from tests.benchmarks import side_by_side
 from tests.conftest import photograph
@@ -24,7 +24,7 @@ def evaluations(tmp_path) -> dict[str, Path]:
             result = original.copy()
             result[8:16] = level
             for folder, picture in (('originals', original), ('results', result)):
-                images.write_png(tmp_path / name / folder / f'deep/{i}_0.png', picture)
+                encode.write(tmp_path / name / folder / f'deep/{i}_0.png', picture)
     return {name: tmp_path / name for name in LEVELS}
 
 
@@ -75,7 +75,7 @@ def test_answers_are_counted_by_the_key(evaluations, capsys):
 
 
 def test_evaluations_of_other_pictures_are_refused(evaluations, tmp_path):
-    images.write_png(evaluations['second'] / 'originals' / 'deep/3_0.png', photograph(99, S, S))
+    encode.write(evaluations['second'] / 'originals' / 'deep/3_0.png', photograph(99, S, S))
     with pytest.raises(UserError, match=r'3_0\.png was made of another original'):
         sheets(evaluations)
     with pytest.raises(UserError, match='no picture in common'):

@@ -18,7 +18,7 @@ from PIL import Image
 from skimage.metrics import structural_similarity
 
 from ict import command, evaluate
-from ict.data import images
+from ict.data import encode
 from ict.data.images import load_rgb
 from ict.errors import UserError
 from ict.runs import perceptual
@@ -68,7 +68,7 @@ class FakeRun:
             for k in range(count):
                 if picture not in self.failing:
                     seed = fake_seed(output_dir.name, picture, k)
-                    images.write_png(output_dir / f'{picture}_{k}.png', random_picture(seed))
+                    encode.write(output_dir / f'{picture}_{k}.png', random_picture(seed))
                     rows.append({'id': picture, 'result': k, 'hole': 0.1, **stage_2_metrics(seed)})
         if rows:
             with open(output_dir / 'metrics.csv', 'w', newline='') as stream:
@@ -88,8 +88,8 @@ def folder(tmp_path, monkeypatch):
     for i, (name, rows) in enumerate(HOLE_ROWS.items()):
         mask = np.zeros((S, S), np.uint8)
         mask[:rows] = 255
-        images.write_png(tmp_path / 'pics' / f'{name}.png', random_picture(i))
-        images.write_png(tmp_path / 'masks' / f'{name}.png', mask)
+        encode.write(tmp_path / 'pics' / f'{name}.png', random_picture(i))
+        encode.write(tmp_path / 'masks' / f'{name}.png', mask)
     fake = FakeRun()
     monkeypatch.setattr(evaluate, 'call', fake)
     return tmp_path, fake
@@ -308,7 +308,7 @@ def test_nothing_scored_is_status_2_without_tables(folder):
 
 def test_foreign_pictures_in_the_scored_folders_are_an_error_before_anything_runs(folder):
     tmp_path, fake = folder
-    images.write_png(tmp_path / 'out' / 'results' / 'holiday.png', random_picture(0))
+    encode.write(tmp_path / 'out' / 'results' / 'holiday.png', random_picture(0))
     with pytest.raises(UserError, match=r'holiday\.png'):
         evaluate.main(argv_of(tmp_path))
     assert not fake.commands
@@ -346,7 +346,7 @@ def test_a_result_of_another_size_fails_its_picture(folder):
 
     def other_size(script: Path, argv: list[str]) -> int:
         status = fake(script, argv)
-        images.write_png(tmp_path / 'out' / 'samples' / 'c_2.png', random_picture(0, S, S + 1))
+        encode.write(tmp_path / 'out' / 'samples' / 'c_2.png', random_picture(0, S, S + 1))
         return status
 
     evaluate.call = other_size  # the fixture's monkeypatch puts it back

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ict.data import images
+from ict.data import encode
 from tests.conftest import DEVICE, ROOT, photograph
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')]
@@ -84,7 +84,7 @@ image = image / np.float32(255)
 completed = compositing.blended(1 - image, image, small_hole)
 result = compositing.at_own_size(picture.native, frame, hole, completed)
 lap('enlarge')
-images.write_png(sys.argv[3], result)
+encode.write(sys.argv[3], result)
 lap('write')
 seconds['MB'] = (peak_of(os.getpid()) - before) // 1024
 seconds['kept'] = bool((result[~hole] == picture.native[~hole]).all())
@@ -98,7 +98,7 @@ def test_fifty_megapixels(tmp_path, kind):
     y, x = np.ogrid[0:height, 0:width]
     top = np.iinfo(kind).max
     native = np.stack([(np.sin(x / 900 + c) * np.cos(y / (500 + 90 * c)) * 0.4 + 0.5) * top for c in range(3)], -1)
-    images.write_png(tmp_path / 'large.png', native.astype(kind))
+    encode.write(tmp_path / 'large.png', native.astype(kind))
     mask = np.zeros((height, width), np.uint8)
     mask[1000:3000, 2000:5000] = 255
     Image.fromarray(mask).save(tmp_path / 'mask.png')

@@ -4,13 +4,13 @@ from __future__ import annotations
 import mindspore as ms
 import numpy as np
 import pytest
+from mindspore import amp
 
 from Guided_Upsample.models import loss
 from Guided_Upsample.models.config import DISCRIMINATOR, LOSSES, GeneratorConfig
 from Guided_Upsample.models.networks import Discriminator, Generator
 from Guided_Upsample.models.structured_init import start_structured
 from Guided_Upsample.models.vgg import VGG19
-from ict.device import precision
 from ict.training import optimizers
 from tests.conftest import made_up, names, parity, set_weights
 
@@ -73,7 +73,7 @@ def test_discriminator_and_all_losses_equal_the_published():
 @pytest.mark.parametrize('level', ['O2', 'O3'])
 def test_half_precision_inference_stays_near_the_published(level):
     arrays = parity('upsample.npz')
-    net = precision.mixed_precision(upsampler(arrays, 'symmetric'), level)
+    net = amp.auto_mixed_precision(upsampler(arrays, 'symmetric'), level)
     output = net(*[ms.Tensor(arrays[k]) for k in ('images', 'edges', 'masks')]).asnumpy()
     assert 0 < np.abs(output - arrays['output']).max() < HALF_TOLERANCE
 

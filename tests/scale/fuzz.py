@@ -25,7 +25,7 @@ from PIL import Image
 
 with atheris.instrument_imports(include=['ict', 'PIL', 'json']):
     from ict import checkpoint
-    from ict.data import images, masks, pairs
+    from ict.data import encode, images, masks, pairs
     from ict.errors import UserError
     from ict.runs import manifest, scores
 
@@ -98,7 +98,7 @@ def pictures() -> Iterator[bytes]:
             with suppress(OSError, ValueError, KeyError):  # a format that has no such mode
                 (wide if mode == 'I;16' else colour.convert(mode)).save(buffer, form, exif=exif, **more)
                 yield buffer.getvalue()
-    yield images.encode_png(rng.integers(0, 65536, (9, 10, 3), np.uint16), b'profile', {'key': 'text'})
+    yield encode.encode(rng.integers(0, 65536, (9, 10, 3), np.uint16), icc_profile=b'profile')
 
 
 def checkpoints() -> Iterator[bytes]:

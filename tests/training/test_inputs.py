@@ -11,7 +11,7 @@ from PIL import Image
 
 from Guided_Upsample import train as train_2
 from ict import checkpoint
-from ict.data import images
+from ict.data import encode, images
 from ict.data import masks as data_masks
 from ict.device import parallel
 from ict.errors import UserError
@@ -165,7 +165,7 @@ def test_validation_on_the_priors_that_stage_1_sampled(pictures, masks, tiny, tm
     black = tmp_path / 'AP' / 'condition_1'
     black.mkdir(parents=True)
     for path in pictures.iterdir():
-        images.write_png(black / f'{path.stem}.png', np.zeros((8, 8, 3), np.uint8))
+        encode.write(black / f'{path.stem}.png', np.zeros((8, 8, 3), np.uint8))
     given = tmp_path / 'given'
     given.mkdir()
     (given / 'InpaintingModel_gen.ckpt').write_bytes(tiny['generator'].read_bytes())

@@ -11,7 +11,7 @@ import pytest
 from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin
 
 from ict import files
-from ict.data import images, jpeg
+from ict.data import encode, images, jpeg
 from ict.errors import UserError
 from tests.conftest import photograph
 from tests.pictures import GREY, GREY_ALPHA, RGB, SRGB, encoded, noise, png, tiff
@@ -96,7 +96,7 @@ def test_a_profile_and_text_of_more_than_a_megabyte_are_read_and_a_bomb_is_not(t
     found = load(tmp_path, encoded(PHOTO, 'PNG', icc_profile=profile, pnginfo=info))
     np.testing.assert_array_equal(found.native, np.asarray(PHOTO))
     assert found.icc_profile == profile
-    images.write(tmp_path / 'b.png', found.native, icc_profile=profile)
+    encode.write(tmp_path / 'b.png', found.native, icc_profile=profile)
     assert images.load(tmp_path / 'b.png').icc_profile == profile
     bomb = PngImagePlugin.PngInfo()
     bomb.add_itxt('bomb', 'a' * (65 << 20), zip=True)
@@ -159,7 +159,7 @@ def facts(path: Path) -> tuple[dict, dict, dict, dict]:
 
 
 @pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'WEBP', 'TIFF'])
-@pytest.mark.parametrize('save_format', images.FORMAT_ENDINGS)
+@pytest.mark.parametrize('save_format', encode.FORMAT_ENDINGS)
 def test_profile_and_exif_go_into_results_without_orientation_and_thumbnail(tmp_path, kind, save_format):
     source = tmp_path / f'source.{kind.lower()}'
     PHOTO.save(source, kind, exif=camera_exif(6), icc_profile=SRGB)
@@ -168,8 +168,8 @@ def test_profile_and_exif_go_into_results_without_orientation_and_thumbnail(tmp_
         assert facts(source)[3]  # there is a thumbnail to lose
     for pixels in (found.native, found.native[..., 0], np.dstack([found.native, found.native[..., :1]]),
                    found.native.astype(np.uint16) * 257):
-        path = tmp_path / f'result{images.FORMAT_ENDINGS[save_format]}'
-        images.write(path, pixels, save_format, found.icc_profile, found.exif)
+        path = tmp_path / f'result{encode.FORMAT_ENDINGS[save_format]}'
+        encode.write(path, pixels, save_format, found.icc_profile, found.exif)
         first, exposure, place, thumbnail = facts(path)
         assert first[0x010F] == 'Maker' and first[0x0132] == '2024:05:06 07:08:09'
         assert exposure[0x829A] == pytest.approx(1 / 200) and place[1] == 'N'
@@ -180,7 +180,7 @@ def test_profile_and_exif_go_into_results_without_orientation_and_thumbnail(tmp_
 
 def test_a_grey_profile_does_not_go_into_a_result_in_colour(tmp_path):
     for pixels, wanted in ((noise(0, 20, 30, 1), GREY_PROFILE), (noise(0, 20, 30), None)):
-        images.write(tmp_path / 'a.png', pixels, icc_profile=GREY_PROFILE)
+        encode.write(tmp_path / 'a.png', pixels, icc_profile=GREY_PROFILE)
         with Image.open(tmp_path / 'a.png') as opened:
             assert opened.info.get('icc_profile') == wanted
 
@@ -194,26 +194,26 @@ def test_jpeg_and_webp_are_close_to_the_pixels_and_what_they_lose_is_said(tmp_pa
     smooth = np.dstack([photograph(1, 64, 80), photograph(2, 64, 80)[..., :1]])
     pixels = {1: smooth[..., 0], 2: smooth[..., [0, 3]], 3: smooth[..., :3], 4: smooth}[channels].astype(kind)
     pixels = pixels * 257 if kind is np.uint16 else pixels
-    images.write(tmp_path / 'a', pixels, save_format)
+    encode.write(tmp_path / 'a', pixels, save_format)
     found = images.load(tmp_path / 'a')
-    (tmp_path / 'b').write_bytes(images.encode_png(pixels))
+    (tmp_path / 'b').write_bytes(encode.encode(pixels))
     wanted = images.load(tmp_path / 'b').rgb
     assert np.abs(found.rgb.astype(int) - wanted).mean() < 4
     lost = ['16 bits become 8'] * (kind is np.uint16)
     lost += ['transparent pixels are laid on white'] * (save_format == 'jpeg' and channels in (2, 4))
-    assert images.losses(pixels, save_format) == lost and images.losses(pixels, 'png') == []
+    assert encode.losses(pixels, save_format) == lost and encode.losses(pixels, 'png') == []
     with Image.open(tmp_path / 'a') as opened:
         assert opened.format == save_format.upper()
 
 
 def test_more_pixels_or_exif_than_a_format_allows(tmp_path):
     with pytest.raises(UserError, match=r'--save_format webp: 16384 x 8 pixels are more than 16383 on a side; use png'):
-        images.write(tmp_path / 'a.webp', np.zeros((8, 16384, 3), np.uint8), 'webp')
+        encode.write(tmp_path / 'a.webp', np.zeros((8, 16384, 3), np.uint8), 'webp')
     exif = Image.Exif()
     exif[0x010E] = 'x' * 70000
-    images.write(tmp_path / 'a.jpg', noise(0, 20, 30), 'jpeg', exif=exif.tobytes())
-    assert images.losses(noise(0, 20, 30), 'jpeg', exif.tobytes()) == ['its EXIF data is too long']
-    images.write(tmp_path / 'a.png', noise(0, 20, 30), 'png', exif=exif.tobytes())
+    encode.write(tmp_path / 'a.jpg', noise(0, 20, 30), 'jpeg', exif=exif.tobytes())
+    assert encode.losses(noise(0, 20, 30), 'jpeg', exif.tobytes()) == ['its EXIF data is too long']
+    encode.write(tmp_path / 'a.png', noise(0, 20, 30), 'png', exif=exif.tobytes())
     assert facts(tmp_path / 'a.png')[0][0x010E] == 'x' * 70000
 
 
@@ -226,9 +226,9 @@ def test_files_are_written_where_permissions_cannot_be_set_and_nothing_is_forced
         return call
     monkeypatch.setattr(files.os, 'chmod', refused(errno.EPERM))
     monkeypatch.setattr(files.os, 'fsync', refused(errno.EINVAL))
-    images.write_png(tmp_path / 'sub' / 'a.png', noise(0, 20, 30))
+    encode.write(tmp_path / 'sub' / 'a.png', noise(0, 20, 30))
     np.testing.assert_array_equal(images.load(tmp_path / 'sub' / 'a.png').native, noise(0, 20, 30))
     monkeypatch.setattr(files.os, 'fsync', refused(errno.EIO))
     with pytest.raises(OSError, match='Input/output error'):
-        images.write_png(tmp_path / 'sub' / 'b.png', noise(0, 20, 30))
+        encode.write(tmp_path / 'sub' / 'b.png', noise(0, 20, 30))
     assert [path.name for path in (tmp_path / 'sub').iterdir()] == ['a.png']

@@ -17,7 +17,6 @@ from ict import lock
 from ict.errors import UserError
 from tests.conftest import ROOT
 
-pytestmark = pytest.mark.skipif(lock.fcntl is None, reason='this system has no such locks')
 HOLD = '''
 import os, sys, time
 from pathlib import Path

@@ -13,7 +13,7 @@ from tests.conftest import made_up, parity, set_weights
 from tests.parity.numpy_transformer import Reference
 from Transformer.models.config import GPTConfig
 from Transformer.models.networks import GPT
-from Transformer.models.predict import REUSE, Predictor, row_multiple
+from Transformer.models.predict import REUSE, Predictor
 from Transformer.models.sampling import SCHEDULES, Sampler, SamplingConfig, noise_generator
 
 TOLERANCE = 1e-4
@@ -115,7 +115,7 @@ def test_no_row_is_computed_that_needs_none(reuse):
                        'window': windows_around(read) | set(following.tolist())}[reuse])
     assert [rows for rows, in spy.rows] == wanted
     for rows, computed in zip(wanted, spy.computed[::CONFIG.n_layer], strict=True):  # copies fill up the number
-        multiple = row_multiple(CONFIG)
+        multiple = predictor('none').network.row_multiple
         assert computed == (T if len(rows) == T else -(-len(rows) // multiple) * multiple)
 
 
