@@ -1,7 +1,6 @@
 """The choice between GPU, CPU and Ascend, and starting MindSpore there."""
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from contextlib import nullcontext
@@ -68,7 +67,6 @@ def start(target: str | None, device_id: int, distributed: bool = False) -> None
             lines = [line for line in str(error).splitlines() if PLUGIN in line] or [str(error)]
             raise UserError(f'--device_target {target}: MindSpore cannot use it: {lines[0]}') from error
     ms.set_context(mode=ms.GRAPH_MODE)
-    gc.freeze()  # MindSpore's own 160,000 objects: they would be looked through again and again in every compilation
     if target == 'GPU':  # float32 means float32: MindSpore's convolutions would take TF32 where a card has it
         ms.device_context.gpu.op_precision.conv_allow_tf32(False)
         ms.device_context.gpu.op_precision.matmul_allow_tf32(False)
