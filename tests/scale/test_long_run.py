@@ -67,14 +67,14 @@ def kill_something(save: Path, running: subprocess.Popen, chance: random.Random)
 @pytest.mark.parametrize(('stage', 'ranks'), [(1, 2), (2, 1)])
 def test_killed_at_random_moments_it_ends_with_the_bytes_of_an_undisturbed_run(stage, ranks, data, tiny,  # noqa: F811
                                                                               tmp_path):
-    run_whole(stage, data, tmp_path / 'whole', tiny['kmeans'], ranks, STEPS, '--num_workers', 1)
+    small = '--num_workers', 1, '--batch_size', 4
+    run_whole(stage, data, tmp_path / 'whole', tiny['kmeans'], ranks, STEPS, *small)
     save, chance, killed = tmp_path / 'killed', random.Random(stage), []
-    script, argv = training(stage, data, save, tiny['kmeans'], STEPS, '--save_every', EVERY, '--num_workers', 1)
+    script, argv = training(stage, data, save, tiny['kmeans'], STEPS, '--save_every', EVERY, *small)
     output = tmp_path / 'killed.txt'
-    for _ in range(KILLS):
+    for goal in sorted(chance.sample(range(STEPS - 2 * EVERY), KILLS)):
         begun_at = saved_step(stage, save)
         running = start(script, argv + (resumed_from(stage, save) if begun_at else []), output, ranks)
-        goal = begun_at + chance.randint(0, 2 * STEPS // (KILLS + 1))
         early = time.monotonic() + chance.uniform(0, 10) if chance.random() < 0.2 else float('inf')
         deadline = time.monotonic() + SECONDS
         while running.poll() is None and saved_step(stage, save) <= goal and time.monotonic() < early:
