@@ -127,16 +127,19 @@ class Stage(ABC):
                 for folder in {self.output_dir, *(path.parent for path in self.all_paths())}:
                     files.sweep(folder, below=False)
             tasks = self.unfinished()
+            waits_for_digest = compute.distributed or self.config.overwrite
+            if waits_for_digest and self.rank == 0 and self.keeps:
+                self.manifest.write()
 
             # make it
             try:
                 if tasks or compute.distributed:
                     runtime.start(device_target, compute.device_id, compute.distributed)
+                    self._require_same_on_all_ranks()
                     batch_size = runtime.rows_at_once(compute.batch_size)
                     self.load(batch_size)
-                    if self.rank == 0 and self.keeps:  # before the first result of any rank
+                    if self.keeps and not waits_for_digest:  # before the first result
                         self.manifest.write()
-                    self._require_same_on_all_ranks()
                     self.work(tasks, batch_size)
             finally:
                 self.finish()
