@@ -101,9 +101,10 @@ def starting_point(folder: str, resume: bool, adversarial: bool) -> checkpointer
     """The checkpoints to begin with, with the training state beside them.
 
     Args:
-        folder: --ckpt_path. To resume: its latest where there is a state; else the plain names, _best, _latest.
-        resume: to train, not only to score.
-        adversarial: the discriminator is needed, too.
+        folder: --ckpt_path, '' for none. Its files are taken in this order: ``_latest`` (only to resume, and where a
+            training state is beside it), the plain names, ``_best``, ``_latest``.
+        resume: continue the training; else the networks are only scored.
+        adversarial: the discriminator is read as well.
 
     Raises:
         UserError: the folder does not hold them, or two that do not belong together.

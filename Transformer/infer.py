@@ -176,7 +176,7 @@ class Model:
                    'none' if how.deterministic else reuse, 0 if how.deterministic else how.seed)
 
     def settings(self) -> dict[str, Any]:
-        """What the priors depend on, for the manifest."""
+        """What the priors depend on, for the manifest; the checkpoint's digest is a Future."""
         return {'checkpoint': self.ckpt.digest(), 'palette': codebook.digest(self.tokenizer.centres),
                 'seed': self.seed, 'reuse': self.reuse, **vars(self.sampling_config),
                 'prior_size': self.config.prior_size, 'n_head': self.config.n_head, 'GELU_2': self.config.GELU_2}

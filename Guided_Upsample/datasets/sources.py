@@ -31,11 +31,12 @@ def find(paths: SourcePaths, centres: np.ndarray, config: ExampleConfig, is_held
 
     Args:
         centres: the palette, (V, 3) float32 in [-1, 1].
-        is_held_back: look for the priors of all pictures, and read all files. A training looks for some, and names what
-            is missing of the others when it meets them; a validation must not fail hours later.
+        is_held_back: check all priors and read all files now, because a validation must not fail hours later. Without,
+            some priors are checked, and a training says of the others what is missing when it comes to them.
 
     Raises:
-        UserError: see ``PicturePaths.find``; or the priors are not those of the pictures and masks.
+        UserError: as ``PicturePaths.find``; priors are missing, or were made of other pictures or masks; a held-back
+            file cannot be read.
     """
     pictures, mask_source = paths.find()
     prior_folders = pairs.condition_folders(*paths.priors) if paths.priors.value else None

@@ -25,8 +25,6 @@ STRIP = 64  # rows that are transposed at a time
 # The dense layers of a block, in the order in which it takes their weights, with the LayerNorm before each
 DENSE_LAYERS = {'attn.query': 'ln1', 'attn.key': 'ln1', 'attn.value': 'ln1', 'attn.proj': '', 'mlp.0': 'ln2',
                 'mlp.2': ''}
-
-
 KVCache = list[tuple[ms.Tensor, ms.Tensor]]  # keys and values of each layer, (B * T, C)
 
 
@@ -34,7 +32,7 @@ KVCache = list[tuple[ms.Tensor, ms.Tensor]]  # keys and values of each layer, (B
 def compiled(config: GPTConfig) -> tuple[Callable[..., tuple[ms.Tensor, ...]], Callable[..., ms.Tensor]]:
     """One block and what follows the last one, compiled once for each shape of their inputs."""
     n_positions, n_head, head_dim = config.prior_size ** 2, config.n_head, config.n_embd // config.n_head
-    matmul, bias_add = ops.MatMul(), ops.BiasAdd()  # a CPU takes less than half of the time that ``+`` takes
+    matmul, bias_add = ops.MatMul(), ops.BiasAdd()  # on a CPU, BiasAdd takes less than half the time of ``+``
     product, product_t = ops.BatchMatMul(), ops.BatchMatMul(transpose_b=True)
     softmax, scale = ops.Softmax(axis=-1), 1.0 / math.sqrt(head_dim)
     averaging = ms.Tensor(np.full((config.n_embd, 1), 1 / config.n_embd, np.float32))  # (C, 1)
@@ -103,8 +101,8 @@ class GPTRows:
     def __init__(self, array_of: Callable[[str], np.ndarray], config: GPTConfig, half: bool) -> None:
         self.dtype, target = np.float16 if half else np.float32, ms.get_context('device_target')
 
-        def prepared(name: str, norm: str, bias: bool = True) -> tuple[np.ndarray, np.ndarray]:
-            """Matrix (in, out) and bias (out,) of a dense layer behind a LayerNorm, '' for none."""
+        def prepared(name: str, norm: str, bias: bool) -> tuple[np.ndarray, np.ndarray]:
+            """Matrix (in, out) and bias (out,) of the dense layer ``name``, with ``norm``'s gamma and beta in them."""
             # A CPU multiplies few rows by a matrix (in, out) in a third of the time that (out, in) takes.
             matrix = transposed(array_of(f'{name}.weight'))
             vector = array_of(f'{name}.bias') if bias else np.zeros(matrix.shape[1], np.float32)
@@ -113,15 +111,14 @@ class GPTRows:
                 matrix *= array_of(f'{norm}.gamma')[:, None]
             return matrix.astype(self.dtype, copy=False), vector.astype(self.dtype, copy=False)
 
-        def loaded(prefix: str, layers: Mapping[str, str], **options: bool) -> list[ms.Tensor]:
-            parts = pool.map(lambda name: prepared(prefix + name, layers[name] and prefix + layers[name], **options),
-                             layers)
+        def loaded(prefix: str, layers: Mapping[str, str], bias: bool = True) -> list[ms.Tensor]:
+            parts = pool.map(lambda name: prepared(prefix + name, layers[name] and prefix + layers[name], bias), layers)
             tensors = map(ms.Tensor.from_numpy, itertools.chain.from_iterable(parts))  # without another copy
             return [tensor if target == 'CPU' else tensor.move_to(target) for tensor in tensors]
 
         self.n_positions = config.prior_size ** 2
-        # What numbers of rows are rounded up to. Each number is compiled for in 0.1 s; in that time a large network
-        # computes few rows, a small one many.
+        # The number of rows is rounded up to a multiple of this. Every new number costs 0.1 s of compilation, in which
+        # a large network computes few rows and a small one many.
         self.row_multiple = 32 if config.n_layer * config.n_embd ** 2 > 1 << 22 else 128
         self.tok_emb, self.pos_emb = array_of('tok_emb.embedding_table'), array_of('pos_emb')[0]  # (V, C), (T, C)
         with ThreadPoolExecutor(2) as pool:

@@ -169,8 +169,9 @@ def _status_of(scheduler: int) -> int:
         with suppress(OSError):  # msrun has ended
             if any(child != str(os.getpid()) and _is_alive(child) for child in children.read_text().split()):
                 rank_seen = now
-        are_done = connection_seen is not None and now - connection_seen > _GONE_AFTER
-        patience = 2 * LOST_AFTER if connection_seen is not None else 0.0  # once ranks came, it ends by itself
+        # a rank that is ending may have closed its connections, and waits for the scheduler's answer
+        are_done = connection_seen is not None and now - max(connection_seen, rank_seen or 0.0) > _GONE_AFTER
+        patience = 2 * LOST_AFTER if connection_seen is not None else _GONE_AFTER  # once ranks came, it ends by itself
         if are_done or (rank_seen is not None and now - rank_seen > patience):
             os.kill(scheduler, signal.SIGKILL)
             os.waitpid(scheduler, 0)

@@ -50,7 +50,7 @@ class Manifest:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """What all results depend on; waits for digests that are still being computed."""
+        """What all results depend on, JSON values; waits for those that were given as a Future."""
         return {key: value.result() if isinstance(value, Future) else value for key, value in self._settings.items()}
 
     def refuse_leftovers(self, leftovers: Iterable[Path]) -> None:

@@ -73,17 +73,21 @@ class MaskSource:
         return None
 
     def draw(self, size: int, rng: np.random.Generator, failures: list[str]) -> np.ndarray:
-        """A hole (h, w) bool, which is then resized to (size, size); lines of unreadable files go to ``failures``."""
+        """A hole (h, w) bool of any size; lines about unreadable files are appended to ``failures``.
+
+        Args:
+            size: of the square that the hole will be reduced to.
+        """
         raise NotImplementedError
 
     def hole(self, grey: np.ndarray | None, picture: tuple[int, int], size: int, rng: np.random.Generator,
              failures: list[str]) -> np.ndarray:
-        """The hole (size, size) bool of a square part of a picture: what the drawn or given one touches.
+        """The hole (size, size) bool of a square crop: pixels that the drawn or given hole touches.
 
         Args:
-            grey: what ``of_picture`` gave; its hole is that of the picture's middle square.
-            picture: height and width.
-            size, rng, failures: see ``draw``.
+            grey: what ``of_picture`` gave, of which the middle square is taken; None: the hole is drawn.
+            picture: height and width of the whole picture.
+            size, rng, failures: as for ``draw``.
         """
         hole = self.draw(size, rng, failures) if grey is None else geometry.hole_in(grey, *picture, 'crop')[1]
         return geometry.touched(hole, size, size)

@@ -22,6 +22,7 @@ from pathlib import Path
 import atheris
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 with atheris.instrument_imports(include=['ict', 'PIL', 'json']):
     from ict import checkpoint
@@ -99,6 +100,10 @@ def pictures() -> Iterator[bytes]:
                 (wide if mode == 'I;16' else colour.convert(mode)).save(buffer, form, exif=exif, **more)
                 yield buffer.getvalue()
     yield encode.encode(rng.integers(0, 65536, (9, 10, 3), np.uint16), icc_profile=b'profile')
+    text, buffer = PngInfo(), io.BytesIO()
+    text.add_text('Title', 'a picture')
+    colour.save(buffer, 'PNG', pnginfo=text)
+    yield buffer.getvalue()
 
 
 def checkpoints() -> Iterator[bytes]:

@@ -115,8 +115,7 @@ def test_no_row_is_computed_that_needs_none(reuse):
                        'window': windows_around(read) | set(following.tolist())}[reuse])
     assert [rows for rows, in spy.rows] == wanted
     for rows, computed in zip(wanted, spy.computed[::CONFIG.n_layer], strict=True):  # copies fill up the number
-        multiple = predictor('none').network.row_multiple
-        assert computed == (T if len(rows) == T else -(-len(rows) // multiple) * multiple)
+        assert computed == (T if len(rows) == T else -(-len(rows) // 128) * 128)
 
 
 def test_the_sampler_has_the_missing_and_the_filled_rows_computed():

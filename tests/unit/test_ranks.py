@@ -95,3 +95,31 @@ def test_ranks_that_fail_before_they_join_do_not_leave_msrun_waiting_for_its_sch
                          env={**os.environ, 'ROOT': str(ROOT), 'PATH': f'{launcher.parent}:{os.environ["PATH"]}'},
                          timeout=60)  # MindSpore's own patience is ten minutes
     assert ran.returncode == 1 and 'error: the folder is locked' in (tmp_path / 'log' / 'worker_0.log').read_text()
+
+
+LAUNCHER = """
+import os, socket, subprocess, sys, time
+from ict.device import parallel
+
+server = socket.create_server(('127.0.0.1', 0))
+os.environ['MS_SCHED_PORT'] = str(server.getsockname()[1])
+watcher = os.fork()
+if watcher == 0:
+    scheduler = os.fork()
+    if scheduler == 0:  # it listens
+        time.sleep(60)
+    server.close()
+    os._exit(parallel._status_of(scheduler))
+server.close()
+rank = 'import os, socket, time; at = "127.0.0.1", int(os.environ["MS_SCHED_PORT"])\\n' \\
+       'with socket.create_connection(at): time.sleep(1.5)\\n' \\
+       'time.sleep(3); socket.create_connection(at).close()'
+ended = subprocess.run([sys.executable, '-c', rank]).returncode
+sys.exit(ended or os.waitstatus_to_exitcode(os.waitpid(watcher, 0)[1]))
+"""
+
+
+def test_the_scheduler_stays_until_a_rank_that_has_closed_its_connections_has_ended():
+    ran = subprocess.run([sys.executable, '-c', LAUNCHER], cwd=ROOT, env={**os.environ, **started_by_msrun(0)},
+                         capture_output=True, text=True, timeout=30)
+    assert ran.returncode == 0, ran.stderr

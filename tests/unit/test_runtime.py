@@ -244,6 +244,7 @@ if rank == 0:
 parallel.wait_for_all(True)
 seen['waited'] = Path('slow.txt').is_file()
 Path(f'rank-{rank}.json').write_text(json.dumps(seen))
+parallel.leave_if_joined(0)
 """
 
 
