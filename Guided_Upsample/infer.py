@@ -285,8 +285,8 @@ class PaintingStage(Stage):
         pixels = composed(picture.native, frames, painted) if self.flags.keep_size else metrics.truncated(result)
         for lost in encode.losses(pixels, self.flags.save_format, picture.exif):
             self.pictures.say(f'{path}: {lost}')
-        content = encode.encode(pixels, self.flags.save_format, picture.icc_profile, picture.exif)
-        return Result(scores, {path: content})
+        return Result(scores, {path: partial(encode.encode, pixels, self.flags.save_format, picture.icc_profile,
+                                             picture.exif)})
 
     def report(self) -> None:
         """metrics.csv, metrics_by_hole.csv, the published console line and the comparison, of new and kept results."""

@@ -269,9 +269,9 @@ class PriorStage(Stage):
 
     def result(self, task: Task, frames: Sequence[Frame], samples: Sequence[Sample]) -> Result:
         """The prior files and their log-likelihood."""
-        contents = {path: encode.encode(self.model.prior(frame, sample))
+        encoders = {path: partial(encode.encode, self.model.prior(frame, sample))
                     for path, frame, sample in zip(self.paths(task, len(frames)), frames, samples, strict=True)}
-        return Result({'log_likelihood': sum(sample.log_likelihood for sample in samples)}, contents)
+        return Result({'log_likelihood': sum(sample.log_likelihood for sample in samples)}, encoders)
 
     def report(self) -> None:
         if n_done := len(list(self.finished())) // self.n_results:

@@ -3,7 +3,9 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,10 +42,21 @@ class Part(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What a stage makes of one task: its line in scores.jsonl, and the content of each file."""
+    """What a stage makes of one task: its line in scores.jsonl, and what encodes each file, on another thread."""
 
     scores: dict[str, Any]
-    contents: dict[Path, bytes]
+    encoders: Mapping[Path, Callable[[], bytes]]
+
+
+class Encoding(NamedTuple):
+    """A result whose files are being encoded."""
+
+    task: Task
+    scores: dict[str, Any]
+    contents: dict[Path, Future[bytes]]
+
+
+_ENCODED_AT_ONCE = 2  # results that are kept in memory beside the one that is computed; 12 million pixels take 2 s each
 
 
 def frame_names(picture: str, n_frames: int) -> list[str]:
@@ -88,7 +101,7 @@ class Stage(ABC):
 
     @abstractmethod
     def result(self, task: Task, frames: Sequence[Any], computed: Sequence[Any]) -> Result:
-        """Files and scores of a task whose frames have all been computed."""
+        """Scores and files of a task whose frames have all been computed."""
 
     @abstractmethod
     def report(self) -> None:
@@ -199,15 +212,22 @@ class Stage(ABC):
     def work(self, tasks: Sequence[Task], batch_size: int) -> None:
         """Read, compute and write ``tasks``, up to ``batch_size`` frames at once; failures go to the outcome."""
         waiting: dict[Task, list[Any]] = {}  # what has been computed of pictures with several frames
+        encoding: deque[Encoding] = deque()
         with tqdm(total=len(tasks), desc=f'{self.noun}s', unit=self.noun,
-                  disable=None if parallel.is_writer() else True) as bar:
+                  disable=None if parallel.is_writer() else True) as bar, \
+                ThreadPoolExecutor(_ENCODED_AT_ONCE) as threads:
             for batch in self._batches(tasks, batch_size, bar):
                 for (task, frames, _), computed in zip(batch, self.compute(batch), strict=True):
                     done = waiting.setdefault(task, [])
                     done.append(computed)
                     if len(done) == len(frames):
-                        self._write(task, frames, waiting.pop(task))
-                        bar.update()
+                        if len(encoding) == _ENCODED_AT_ONCE:
+                            self._write(encoding.popleft())
+                            bar.update()
+                        encoding.append(self._encoding(task, frames, waiting.pop(task), threads))
+            for result in encoding:
+                self._write(result)
+                bar.update()
 
     def _batches(self, tasks: Sequence[Task], batch_size: int, bar: tqdm) -> Iterator[list[Part]]:
         """Lists of up to ``batch_size`` frames; a picture is read when its turn comes."""
@@ -230,13 +250,24 @@ class Stage(ABC):
         if batch:
             yield batch
 
-    def _write(self, task: Task, frames: list[Any], computed: list[Any]) -> None:
-        picture = self.pictures.id(task.i)
+    def _encoding(self, task: Task, frames: list[Any], computed: list[Any], threads: ThreadPoolExecutor) -> Encoding:
+        """The result of a task; its files are encoded from now on."""
         result = self.result(task, frames, computed)
-        line = {**self.sources(task, self.manifest.digests(picture)),
+        line = {**self.sources(task, self.manifest.digests(self.pictures.id(task.i))),
                 **({'frames': len(frames)} if len(frames) > 1 else {}), **result.scores}
-        self.scores.add((picture, task.k), line)
-        for path, content in result.contents.items() if self.keeps else ():
+        return Encoding(task, line, {path: threads.submit(encode) for path, encode in result.encoders.items()
+                                     if self.keeps})
+
+    def _write(self, result: Encoding) -> None:
+        """Wait until the files of a result are encoded; write its line, then them."""
+        picture = self.pictures.id(result.task.i)
+        try:
+            contents = {path: content.result() for path, content in result.contents.items()}
+        except UserError as error:
+            self.outcome.fail(picture, error)
+            return
+        self.scores.add((picture, result.task.k), result.scores)
+        for path, content in contents.items():
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 files.write_bytes(path, content)
