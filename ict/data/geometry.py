@@ -47,16 +47,7 @@ def centre_square(height: int, width: int) -> Box:
     return Box((height - side) // 2, (width - side) // 2, side, side)
 
 
-def around(hole: np.ndarray) -> Box:
-    """The frame around a whole hole (H, W) bool; without one, the middle square."""
-    rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
-    if not len(rows):
-        return centre_square(*hole.shape)
-    return around_extent(Box(int(rows[0]), int(columns[0]), int(rows[-1] - rows[0]) + 1,
-                             int(columns[-1] - columns[0]) + 1), *hole.shape)
-
-
-def around_extent(extent: Box, height: int, width: int) -> Box:
+def around(extent: Box, height: int, width: int) -> Box:
     """The square of about twice the size of ``extent`` around it, moved and cut to lie in a (height, width) picture.
 
     Only what is longer than the picture's shorter side gets a frame that is no square.
@@ -91,7 +82,7 @@ def touched(hole: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def hole_in(grey: np.ndarray, height: int, width: int, geometry: str) -> tuple[Box, np.ndarray]:
-    """Which part of a (height, width) picture is worked on, and the hole in that part at the picture's resolution.
+    """The part of a (height, width) picture that 'crop' or 'resize' works on, and its hole at the picture's resolution.
 
     ``grey`` (h, w) uint8 is the mask at its own size. With the picture's proportions it is laid over the picture;
     with others it goes through the same geometry (its own middle square on the picture's, or squashed).
@@ -103,12 +94,8 @@ def hole_in(grey: np.ndarray, height: int, width: int, geometry: str) -> tuple[B
     if geometry == 'crop' and not _same_proportions(hole, height, width):
         frame = centre_square(height, width)
         return frame, touched(cut(hole, centre_square(*hole.shape)), frame.height, frame.width)
-    hole = touched(hole, height, width)
-    if geometry == 'hole':
-        frame = around(hole)
-    else:
-        frame = centre_square(height, width) if geometry == 'crop' else whole(height, width)
-    return frame, cut(hole, frame)
+    frame = centre_square(height, width) if geometry == 'crop' else whole(height, width)
+    return frame, cut(touched(hole, height, width), frame)
 
 
 class Frame(NamedTuple):
@@ -138,7 +125,7 @@ def boxes_around(hole: np.ndarray) -> list[Box]:
     groups: list[tuple[Box, Box]] = []  # (extent of the hole, frame)
     while extents:
         extent = extents.pop()
-        frame = around_extent(extent, height, width)
+        frame = around(extent, height, width)
         near = next((group for group in groups if _overlap(group[1], frame)), None)
         if near is None:
             groups.append((extent, frame))

@@ -23,12 +23,15 @@ def test_at_its_own_size_only_the_hole_changes(height, width, mask_height, mask_
     native, other = (noise(seed + i, height, width, *kind) for i in range(2))
     grey = np.where(rng.random((mask_height, mask_width)) < share, np.uint8(200), np.uint8(100))
     painted = rng.random((32, 32, 3), np.float32) * 1.2 - 0.1
-    frame, hole = geometry.hole_in(grey, height, width, name)
+    frames = geometry.frames_in(grey, height, width, name)
     changes = np.zeros((height, width), bool)
-    geometry.cut(changes, frame)[...] = hole
+    for frame, hole in frames:
+        geometry.cut(changes, frame)[...] = hole
     assert not (geometry.reaches_out(grey, height, width, name) and name != 'crop')
     other = np.where(changes.reshape(changes.shape + (1,) * (native.ndim - 2)), other, native)
-    results = [compositing.at_own_size(picture, frame, hole, painted) for picture in (native, other)]
+    results = [native, other]
+    for frame, hole in frames:
+        results = [compositing.at_own_size(picture, frame, hole, painted) for picture in results]
     assert results[0].shape == native.shape and results[0].dtype == native.dtype
     np.testing.assert_array_equal(results[0][~changes], native[~changes])
     np.testing.assert_array_equal(*results)  # sealed: nothing that was under the mask is left
@@ -53,7 +56,7 @@ def test_the_frame_around_a_hole_holds_all_of_it_and_is_square_where_it_can_be(h
     top, left = rng.integers(height), rng.integers(width)
     hole = np.zeros((height, width), bool)
     hole[top:rng.integers(top, height) + 1, left:rng.integers(left, width) + 1] = True
-    box = geometry.around(hole)
+    [box] = geometry.boxes_around(hole)
     assert geometry.cut(hole, box).sum() == hole.sum() and geometry.cut(hole, box).shape == (box.height, box.width)
     extent = max(np.ptp(np.flatnonzero(hole.any(1))), np.ptp(np.flatnonzero(hole.any(0)))) + 1
     assert box.height == box.width or extent > min(height, width)
