@@ -48,15 +48,7 @@ class Result(NamedTuple):
     encoders: Mapping[Path, Callable[[], bytes]]
 
 
-class Encoding(NamedTuple):
-    """A result whose files are being encoded."""
-
-    task: Task
-    scores: dict[str, Any]
-    contents: dict[Path, Future[bytes]]
-
-
-_ENCODED_AT_ONCE = 2  # results that are kept in memory beside the one that is computed; 12 million pixels take 2 s each
+_WRITTEN_AT_ONCE = 2  # results in memory beside the one that is computed; to encode 12 million pixels takes 2 s
 
 
 def frame_names(picture: str, n_frames: int) -> list[str]:
@@ -212,22 +204,22 @@ class Stage(ABC):
     def work(self, tasks: Sequence[Task], batch_size: int) -> None:
         """Read, compute and write ``tasks``, up to ``batch_size`` frames at once; failures go to the outcome."""
         waiting: dict[Task, list[Any]] = {}  # what has been computed of pictures with several frames
-        encoding: deque[Encoding] = deque()
+        writing: deque[Future[None]] = deque()
         with tqdm(total=len(tasks), desc=f'{self.noun}s', unit=self.noun,
                   disable=None if parallel.is_writer() else True) as bar, \
-                ThreadPoolExecutor(_ENCODED_AT_ONCE) as threads:
+                ThreadPoolExecutor(_WRITTEN_AT_ONCE) as threads:
             for batch in self._batches(tasks, batch_size, bar):
                 for (task, frames, _), computed in zip(batch, self.compute(batch), strict=True):
                     done = waiting.setdefault(task, [])
                     done.append(computed)
                     if len(done) == len(frames):
-                        if len(encoding) == _ENCODED_AT_ONCE:
-                            self._write(encoding.popleft())
-                            bar.update()
-                        encoding.append(self._encoding(task, frames, waiting.pop(task), threads))
-            for result in encoding:
-                self._write(result)
-                bar.update()
+                        while len(writing) >= _WRITTEN_AT_ONCE:
+                            writing.popleft().result()
+                        before = writing[-1] if writing else None
+                        result = self._with_sources(task, frames, self.result(task, frames, waiting.pop(task)))
+                        writing.append(threads.submit(self._write, task, result, before, bar))
+            for result_written in writing:
+                result_written.result()
 
     def _batches(self, tasks: Sequence[Task], batch_size: int, bar: tqdm) -> Iterator[list[Part]]:
         """Lists of up to ``batch_size`` frames; a picture is read when its turn comes."""
@@ -250,29 +242,31 @@ class Stage(ABC):
         if batch:
             yield batch
 
-    def _encoding(self, task: Task, frames: list[Any], computed: list[Any], threads: ThreadPoolExecutor) -> Encoding:
-        """The result of a task; its files are encoded from now on."""
-        result = self.result(task, frames, computed)
-        line = {**self.sources(task, self.manifest.digests(self.pictures.id(task.i))),
-                **({'frames': len(frames)} if len(frames) > 1 else {}), **result.scores}
-        return Encoding(task, line, {path: threads.submit(encode) for path, encode in result.encoders.items()
-                                     if self.keeps})
+    def _with_sources(self, task: Task, frames: list[Any], result: Result) -> Result:
+        """The result with what it is made of in its line."""
+        sources = self.sources(task, self.manifest.digests(self.pictures.id(task.i)))
+        return result._replace(scores={**sources, **({'frames': len(frames)} if len(frames) > 1 else {}),
+                                       **result.scores})
 
-    def _write(self, result: Encoding) -> None:
-        """Wait until the files of a result are encoded; write its line, then them."""
-        picture = self.pictures.id(result.task.i)
+    def _write(self, task: Task, result: Result, before: Future[None] | None, bar: tqdm) -> None:
+        """Encode a result; when the one ``before`` it has been written, write its line, then its files."""
+        picture = self.pictures.id(task.i)
         try:
-            contents = {path: content.result() for path, content in result.contents.items()}
+            contents = {path: encode() for path, encode in result.encoders.items() if self.keeps}
         except UserError as error:
             self.outcome.fail(picture, error)
-            return
-        self.scores.add((picture, result.task.k), result.scores)
+            contents = {}
+        if before is not None:
+            before.result()
+        if contents or not self.keeps:
+            self.scores.add((picture, task.k), result.scores)
         for path, content in contents.items():
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 files.write_bytes(path, content)
             except OSError as error:
                 self.outcome.fail(picture, not_written(path, error))
+        bar.update()
 
     def finish(self) -> None:
         """Wait for the other ranks, then write manifest and scores, and report."""

@@ -1,8 +1,9 @@
-"""Results are encoded on other threads while the next ones are computed."""
+"""Results are encoded and written on other threads while the next ones are computed."""
 from __future__ import annotations
 
 import itertools
 import threading
+import time
 
 import pytest
 
@@ -38,6 +39,21 @@ def test_the_next_result_is_computed_meanwhile(tiny, folders, priors, tmp_path, 
     monkeypatch.setattr(encode, 'encode', slowly)
     assert paint(tiny, folders, priors, tmp_path / 'slow') == 0
     assert files_of(tmp_path / 'slow') == files_of(tmp_path / 'quick')
+
+
+def test_a_result_is_in_its_file_before_the_next_one_is_computed(tiny, folders, priors, tmp_path, monkeypatch):
+    compute, seen = stage_2.PaintingStage.compute, []
+
+    def computing(self, parts):
+        deadline = time.monotonic() + 60
+        while seen and not seen[-1].is_file():
+            assert time.monotonic() < deadline, f'{seen[-1]} waits for others'
+            time.sleep(0.01)
+        seen.extend(self.paths(parts[0].task))
+        return compute(self, parts)
+
+    monkeypatch.setattr(stage_2.PaintingStage, 'compute', computing)
+    assert paint(tiny, folders, priors, tmp_path / 'save') == 0 and len(seen) == 3
 
 
 def test_a_result_that_cannot_be_encoded_fails_alone(tiny, folders, priors, tmp_path, monkeypatch, capsys):
