@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -156,7 +155,6 @@ def _status_of(scheduler: int) -> int:
     """
     import psutil
     launcher = os.getppid()
-    children = Path(f'/proc/{launcher}/task/{launcher}/children')
     rank_seen = connection_seen = None  # when a rank of this machine, and a connection of any rank, was there last
     while True:
         ended, status = os.waitpid(scheduler, os.WNOHANG)
@@ -166,8 +164,9 @@ def _status_of(scheduler: int) -> int:
         if any(one.status == psutil.CONN_ESTABLISHED and one.laddr.port == _scheduler()[1]
                for one in psutil.net_connections('tcp')):
             connection_seen = now
-        with suppress(OSError):  # msrun has ended
-            if any(child != str(os.getpid()) and _is_alive(child) for child in children.read_text().split()):
+        with suppress(psutil.NoSuchProcess):  # msrun, or one of them, has ended meanwhile
+            if any(child.pid != os.getpid() and child.status() != psutil.STATUS_ZOMBIE
+                   for child in psutil.Process(launcher).children()):
                 rank_seen = now
         # a rank that is ending may have closed its connections, and waits for the scheduler's answer
         are_done = connection_seen is not None and now - max(connection_seen, rank_seen or 0.0) > _GONE_AFTER
@@ -177,13 +176,6 @@ def _status_of(scheduler: int) -> int:
             os.waitpid(scheduler, 0)
             return 0 if are_done else _LOST_STATUS
         time.sleep(0.5)
-
-
-def _is_alive(process: str) -> bool:
-    try:
-        return Path(f'/proc/{process}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
-    except OSError:
-        return False
 
 
 def join() -> None:
