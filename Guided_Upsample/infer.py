@@ -252,6 +252,8 @@ class PaintingStage(Stage):
         picture, grey = self.pictures.read(i, self.view)
         path, size = self.pictures.pictures.path(i), geometry.size_of(picture.rgb)
         keeps_size = self.flags.keep_size
+        if keeps_size:
+            encode.require_fitting(*size, self.flags.save_format)
         require(not (keeps_size and geometry.reaches_out(grey, *size, self.view.geometry)),
                 f'{path}: the hole reaches out of the {self.view.geometry} frame; with --keep_size use --geometry '
                 f'resize or hole')
@@ -275,7 +277,7 @@ class PaintingStage(Stage):
         return list(self.inpainter.everywhere(*stacked))
 
     def result(self, task: Task, frames: Sequence[Frame], painted: Sequence[np.ndarray]) -> Result:
-        """The result file and its scores; the bytes depend on nothing under the mask, so the scores are elsewhere."""
+        """The result file and its scores, which are not stored in it: its bytes depend on nothing under the mask."""
         result = small_result(frames, painted)
         original, hole = (np.concatenate([getattr(frame, name) for frame in frames]) for name in ('original', 'hole'))
         scores = {'hole': float(hole.mean()), **metrics.all_of(result, original / np.float32(255), hole)}

@@ -29,7 +29,7 @@ METADATA, PALETTE = 'record', 'palette'  # names in the file
 UNUSED = '.attn.mask'  # a buffer of the published transformers that no computation reads
 _TYPES = {'Float32': 'f4', 'Float16': 'f2', 'Float64': 'f8', 'Int8': 'i1', 'Int16': 'i2', 'Int32': 'i4',
           'Int64': 'i8', 'UInt8': 'u1', 'UInt16': 'u2', 'UInt32': 'u4', 'UInt64': 'u8', 'Bool': '?'}
-_DIGESTS = ThreadPoolExecutor(1)  # 1.8 GB take two seconds; what forks meanwhile leaves the thread to the parent
+_DIGESTS = ThreadPoolExecutor(1)  # 1.8 GB take two seconds. A process forked meanwhile must not wait for them
 _MOST_SIDES, _LONGEST_SIDE = 8, 2 ** 31 - 1  # of a tensor
 _KINDS = {'tok_emb.embedding_table': 'Transformer', 'encoder.1.weight': 'Generator',
           'conv1.0.weight': 'Discriminator', 'relu1_1.0.weight': 'VGG19'}
@@ -87,7 +87,7 @@ class Checkpoint:
         return given | told
 
     def digest(self) -> Future[str]:
-        """A Future of the file's SHA-256: a thread computes it, once while the file's size and time stay the same."""
+        """A Future of the file's SHA-256, which a thread computes; kept by path, size and modification time."""
         state = os.stat(self.path)
         return _digest(self.path, state.st_size, state.st_mtime_ns)
 

@@ -31,8 +31,8 @@ def find(paths: SourcePaths, centres: np.ndarray, config: ExampleConfig, is_held
 
     Args:
         centres: the palette, (V, 3) float32 in [-1, 1].
-        is_held_back: check all priors and read all files now, because a validation must not fail hours later. Without,
-            some priors are checked, and a training says of the others what is missing when it comes to them.
+        is_held_back: check all priors and read all files now, because a validation must not fail hours later. Otherwise
+            some priors are checked, and a training reports what is missing of a picture when it comes to it.
 
     Raises:
         UserError: as ``PicturePaths.find``; priors are missing, or were made of other pictures or masks; a held-back

@@ -102,7 +102,7 @@ class GPTRows:
         self.dtype, target = np.float16 if half else np.float32, ms.get_context('device_target')
 
         def prepared(name: str, norm: str, bias: bool) -> tuple[np.ndarray, np.ndarray]:
-            """Matrix (in, out) and bias (out,) of the dense layer ``name``, with ``norm``'s gamma and beta in them."""
+            """Matrix (in, out) and bias (out,) of the dense layer ``name``, ``norm``'s gamma and beta folded in."""
             # A CPU multiplies few rows by a matrix (in, out) in a third of the time that (out, in) takes.
             matrix = transposed(array_of(f'{name}.weight'))
             vector = array_of(f'{name}.bias') if bias else np.zeros(matrix.shape[1], np.float32)
@@ -112,7 +112,8 @@ class GPTRows:
             return matrix.astype(self.dtype, copy=False), vector.astype(self.dtype, copy=False)
 
         def loaded(prefix: str, layers: Mapping[str, str], bias: bool = True) -> list[ms.Tensor]:
-            parts = pool.map(lambda name: prepared(prefix + name, layers[name] and prefix + layers[name], bias), layers)
+            parts = pool.map(lambda name: prepared(prefix + name, prefix + layers[name] if layers[name] else '', bias),
+                             layers)
             tensors = map(ms.Tensor.from_numpy, itertools.chain.from_iterable(parts))  # without another copy
             return [tensor if target == 'CPU' else tensor.move_to(target) for tensor in tensors]
 

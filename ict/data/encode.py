@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ict import files
-from ict.errors import UserError
+from ict.errors import require
 
 FORMAT_ENDINGS = {'png': '.png', 'jpeg': '.jpg', 'webp': '.webp'}  # --save_format
 _QUALITY = 95
@@ -38,9 +38,7 @@ def encode(pixels: np.ndarray, save_format: str = 'png', icc_profile: bytes | No
     Raises:
         UserError: larger than the format allows.
     """
-    if max(pixels.shape[:2]) > _LONGEST_SIDE[save_format]:
-        raise UserError(f'--save_format {save_format}: {pixels.shape[1]} x {pixels.shape[0]} pixels are more than '
-                        f'{_LONGEST_SIDE[save_format]} on a side; use png')
+    require_fitting(pixels.shape[0], pixels.shape[1], save_format)
     if save_format == 'png' and pixels.dtype == np.uint16 and pixels.ndim == 3:
         return _encode_sixteen_bit(pixels, _fitting(icc_profile, pixels), exif)
     options: dict[str, Any] = {}
@@ -56,6 +54,13 @@ def encode(pixels: np.ndarray, save_format: str = 'png', icc_profile: bytes | No
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, save_format, **options)
     return buffer.getvalue()
+
+
+def require_fitting(height: int, width: int, save_format: str) -> None:
+    """A UserError for a picture that is larger than the format allows."""
+    require(max(height, width) <= _LONGEST_SIDE[save_format], f'--save_format {save_format}: {width} x {height} pixels '
+                                                              f'are more than {_LONGEST_SIDE[save_format]} on a side; '
+                                                              f'use png')
 
 
 def losses(pixels: np.ndarray, save_format: str, exif: bytes | None = None) -> list[str]:

@@ -90,6 +90,7 @@ def hole_in(grey: np.ndarray, height: int, width: int, geometry: str) -> tuple[B
     Returns:
         The frame and the hole (frame.height, frame.width) bool.
     """
+    assert geometry in ('crop', 'resize')
     hole = grey > HOLE_LEVEL
     if geometry == 'crop' and not _same_proportions(hole, height, width):
         frame = centre_square(height, width)

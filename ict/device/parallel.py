@@ -25,7 +25,7 @@ from ict.process import end_with_parent, shell_status
 # Without a sign of life for this long a rank is lost: MindSpore's scheduler then ends, which ends the others.
 LOST_AFTER = 30.0
 _LOOK_EVERY = 5.0  # seconds
-_GONE_AFTER = 1.0  # seconds without a connection after which all ranks have left
+_GONE_AFTER = 1.0  # seconds without a connection and a living rank of this machine after which all ranks have left
 _WAIT = 7 * 24 * 3600  # seconds that a rank waits for another that lives: it may be writing, or have more pictures
 _LOST = ('another rank has ended, or its machine is out of reach; finished files are whole, and the same command on '
          'all machines (a training: with --ckpt_path) continues')
@@ -148,14 +148,14 @@ def serve() -> NoReturn:
 
 
 def _status_of(scheduler: int) -> int:
-    """Exit status of MindSpore's scheduler, a child of this process, which is ended when no rank is left.
+    """Exit status of MindSpore's scheduler, a child of this process; kills it once no rank is left.
 
-    By itself it would wait for hours for ranks that ended before they joined, and msrun for it; and those that leave
-    without a goodbye it would take for lost. It ends by itself when a rank is lost.
+    By itself it would wait for hours for ranks that ended before they joined, and msrun for it; and it would take
+    ranks that leave without a goodbye for lost. That a rank is lost it finds out by itself, and ends.
     """
     import psutil
-    launcher = os.getppid()
-    rank_seen = connection_seen = None  # when a rank of this machine, and a connection of any rank, was there last
+    launcher = psutil.Process(os.getppid())
+    rank_seen = connection_seen = None  # when a rank of this machine was alive last, and any rank connected
     while True:
         ended, status = os.waitpid(scheduler, os.WNOHANG)
         if ended:
@@ -164,18 +164,24 @@ def _status_of(scheduler: int) -> int:
         if any(one.status == psutil.CONN_ESTABLISHED and one.laddr.port == _scheduler()[1]
                for one in psutil.net_connections('tcp')):
             connection_seen = now
-        with suppress(psutil.NoSuchProcess):  # msrun, or one of them, has ended meanwhile
-            if any(child.pid != os.getpid() and child.status() != psutil.STATUS_ZOMBIE
-                   for child in psutil.Process(launcher).children()):
+        with suppress(psutil.NoSuchProcess):  # msrun has ended
+            if any(child.pid != os.getpid() and _is_alive(child) for child in launcher.children()):
                 rank_seen = now
         # a rank that is ending may have closed its connections, and waits for the scheduler's answer
         are_done = connection_seen is not None and now - max(connection_seen, rank_seen or 0.0) > _GONE_AFTER
-        patience = 2 * LOST_AFTER if connection_seen is not None else _GONE_AFTER  # once ranks came, it ends by itself
+        patience = 2 * LOST_AFTER if connection_seen is not None else _GONE_AFTER  # for joined ranks at most; see above
         if are_done or (rank_seen is not None and now - rank_seen > patience):
             os.kill(scheduler, signal.SIGKILL)
             os.waitpid(scheduler, 0)
             return 0 if are_done else _LOST_STATUS
         time.sleep(0.5)
+
+
+def _is_alive(process: Any) -> bool:
+    import psutil
+    with suppress(psutil.NoSuchProcess):
+        return process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def join() -> None:

@@ -42,13 +42,13 @@ class Part(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What a stage makes of one task: its line in scores.jsonl, and what encodes each file, on another thread."""
+    """What a stage makes of one task: its line in scores.jsonl, and for each file a function that returns its bytes."""
 
     scores: dict[str, Any]
     encoders: Mapping[Path, Callable[[], bytes]]
 
 
-_WRITTEN_AT_ONCE = 2  # results in memory beside the one that is computed; to encode 12 million pixels takes 2 s
+_MOST_WAITING = 2  # results that are encoded or written while the next is computed; 12 million pixels take 2 s
 
 
 def frame_names(picture: str, n_frames: int) -> list[str]:
@@ -93,7 +93,7 @@ class Stage(ABC):
 
     @abstractmethod
     def result(self, task: Task, frames: Sequence[Any], computed: Sequence[Any]) -> Result:
-        """Scores and files of a task whose frames have all been computed."""
+        """Scores and encoders of a task whose frames have all been computed; encoders are called on another thread."""
 
     @abstractmethod
     def report(self) -> None:
@@ -132,8 +132,10 @@ class Stage(ABC):
                 for folder in {self.output_dir, *(path.parent for path in self.all_paths())}:
                     files.sweep(folder, below=False)
             tasks = self.unfinished()
-            waits_for_digest = compute.distributed or self.config.overwrite
-            if waits_for_digest and self.rank == 0 and self.keeps:
+            # Ranks must find the manifest before any result, and --overwrite must not leave the old one. Otherwise
+            # MindSpore starts while the checkpoint's digest is computed.
+            manifest_first = compute.distributed or self.config.overwrite
+            if manifest_first and self.rank == 0 and self.keeps:
                 self.manifest.write()
 
             # make it
@@ -143,7 +145,7 @@ class Stage(ABC):
                     self._require_same_on_all_ranks()
                     batch_size = runtime.rows_at_once(compute.batch_size)
                     self.load(batch_size)
-                    if self.keeps and not waits_for_digest:  # before the first result
+                    if self.keeps and not manifest_first:
                         self.manifest.write()
                     self.work(tasks, batch_size)
             finally:
@@ -202,36 +204,44 @@ class Stage(ABC):
                                                                                 self.n_results])
 
     def work(self, tasks: Sequence[Task], batch_size: int) -> None:
-        """Read, compute and write ``tasks``, up to ``batch_size`` frames at once; failures go to the outcome."""
+        """Read, compute and write ``tasks``, up to ``batch_size`` frames at once; failures go to the outcome.
+
+        Results are encoded on other threads while the next ones are computed, and written in the order of the tasks.
+        """
         waiting: dict[Task, list[Any]] = {}  # what has been computed of pictures with several frames
         writing: deque[Future[None]] = deque()
         with tqdm(total=len(tasks), desc=f'{self.noun}s', unit=self.noun,
                   disable=None if parallel.is_writer() else True) as bar, \
-                ThreadPoolExecutor(_WRITTEN_AT_ONCE) as threads:
+                ThreadPoolExecutor(_MOST_WAITING) as threads:
             for batch in self._batches(tasks, batch_size, bar):
+                while writing and writing[0].done():  # an error ends the run now
+                    writing.popleft().result()
                 for (task, frames, _), computed in zip(batch, self.compute(batch), strict=True):
                     done = waiting.setdefault(task, [])
                     done.append(computed)
                     if len(done) == len(frames):
-                        while len(writing) >= _WRITTEN_AT_ONCE:
+                        if len(writing) == _MOST_WAITING:
                             writing.popleft().result()
                         before = writing[-1] if writing else None
                         result = self._with_sources(task, frames, self.result(task, frames, waiting.pop(task)))
                         writing.append(threads.submit(self._write, task, result, before, bar))
-            for result_written in writing:
-                result_written.result()
+                        del result
+                del batch, frames, computed, done  # before the next picture is read
+            for future in writing:
+                future.result()
 
     def _batches(self, tasks: Sequence[Task], batch_size: int, bar: tqdm) -> Iterator[list[Part]]:
         """Lists of up to ``batch_size`` frames; a picture is read when its turn comes."""
         batch: list[Part] = []
+        unreadable: set[int] = set()
         for task in tasks:
-            picture = self.pictures.id(task.i)
             frames = []
-            if picture not in self.outcome.failures:
+            if task.i not in unreadable:
                 try:
                     frames = self.read(task)
                 except UserError as error:
-                    self.outcome.fail(picture, error)
+                    unreadable.add(task.i)
+                    self.outcome.fail(self.pictures.id(task.i), error)
             if not frames:
                 bar.update()
             for number in range(len(frames)):
@@ -243,23 +253,18 @@ class Stage(ABC):
             yield batch
 
     def _with_sources(self, task: Task, frames: list[Any], result: Result) -> Result:
-        """The result with what it is made of in its line."""
+        """The result with the digests of its sources, and how many frames it has, in its line."""
         sources = self.sources(task, self.manifest.digests(self.pictures.id(task.i)))
         return result._replace(scores={**sources, **({'frames': len(frames)} if len(frames) > 1 else {}),
                                        **result.scores})
 
     def _write(self, task: Task, result: Result, before: Future[None] | None, bar: tqdm) -> None:
-        """Encode a result; when the one ``before`` it has been written, write its line, then its files."""
+        """Encode a result, wait until the one ``before`` it is written, then write its line and its files."""
         picture = self.pictures.id(task.i)
-        try:
-            contents = {path: encode() for path, encode in result.encoders.items() if self.keeps}
-        except UserError as error:
-            self.outcome.fail(picture, error)
-            contents = {}
+        contents = {path: encode() for path, encode in result.encoders.items() if self.keeps}
         if before is not None:
             before.result()
-        if contents or not self.keeps:
-            self.scores.add((picture, task.k), result.scores)
+        self.scores.add((picture, task.k), result.scores)
         for path, content in contents.items():
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -76,7 +76,7 @@ class MaskSource:
         """A hole (h, w) bool of any size; lines about unreadable files are appended to ``failures``.
 
         Args:
-            size: of the square that the hole will be reduced to.
+            size: side of the square to which the caller reduces the hole.
         """
         raise NotImplementedError
 

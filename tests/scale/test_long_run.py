@@ -72,7 +72,7 @@ def test_killed_at_random_moments_it_ends_with_the_bytes_of_an_undisturbed_run(s
     save, chance, killed = tmp_path / 'killed', random.Random(stage), []
     script, argv = training(stage, data, save, tiny['kmeans'], STEPS, '--save_every', EVERY, *small)
     output = tmp_path / 'killed.txt'
-    last = STEPS - 10 * EVERY  # what a kill comes late by
+    last = STEPS - 10 * EVERY  # a kill may come this many steps after its goal
     for goal in sorted(chance.sample(range(last), min(KILLS, last))):
         begun_at = saved_step(stage, save)
         running = start(script, argv + (resumed_from(stage, save) if begun_at else []), output, ranks)

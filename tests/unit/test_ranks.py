@@ -106,8 +106,9 @@ os.environ['MS_SCHED_PORT'] = str(server.getsockname()[1])
 watcher = os.fork()
 if watcher == 0:
     scheduler = os.fork()
-    if scheduler == 0:  # it listens
+    if scheduler == 0:  # keeps the socket open at which MindSpore's scheduler would listen
         time.sleep(60)
+        os._exit(0)
     server.close()
     os._exit(parallel._status_of(scheduler))
 server.close()
