@@ -80,7 +80,10 @@ class Scene(NamedTuple):
 
 def scene_of(rgb: np.ndarray, grey: np.ndarray, geometry_name: str, prior_size: int, tokenizer: Tokenizer) -> Scene:
     """From a picture (H, W, 3) uint8 and its mask (h, w) uint8."""
-    box, full_hole = geometry.hole_in(grey, *rgb.shape[:2], geometry_name)
+    frames = geometry.frames_in(grey, *rgb.shape[:2], geometry_name)
+    require(len(frames) == 1, f'--geometry {geometry_name}: parts of a hole that lie far apart have a prior each; use '
+                              f'--geometry resize')
+    box, full_hole = frames[0]
     part = geometry.cut(rgb, box)
     small = geometry.resize_visible(part, np.zeros_like(full_hole), prior_size, Image.BILINEAR)  # (P, P, 3)
     return Scene(geometry.touched(full_hole, IMAGE_SIZE, IMAGE_SIZE), tokenizer.codebook_rgb[tokenizer(small)],
