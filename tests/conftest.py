@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,11 @@ def tiny(tmp_path_factory, colours) -> dict[str, Path]:
     paths['kmeans'] = folder / 'kmeans.npy'
     np.save(paths['kmeans'], colours)
     return paths
+
+
+def free_port() -> int:
+    with socket.create_server(('127.0.0.1', 0)) as probe:
+        return probe.getsockname()[1]
 
 
 def photograph(seed: int, height: int = 48, width: int = 64) -> np.ndarray:

@@ -223,9 +223,8 @@ class Stage(ABC):
                         if len(writing) == _MOST_WAITING:
                             writing.popleft().result()
                         before = writing[-1] if writing else None
-                        result = self._with_sources(task, frames, self.result(task, frames, waiting.pop(task)))
-                        writing.append(threads.submit(self._write, task, result, before, bar))
-                        del result
+                        writing.append(threads.submit(
+                            self._write, task, self._with_sources(task, frames, waiting.pop(task)), before, bar))
                 del batch, frames, computed, done  # before the next picture is read
             for future in writing:
                 future.result()
@@ -252,8 +251,9 @@ class Stage(ABC):
         if batch:
             yield batch
 
-    def _with_sources(self, task: Task, frames: list[Any], result: Result) -> Result:
-        """The result with the digests of its sources, and how many frames it has, in its line."""
+    def _with_sources(self, task: Task, frames: list[Any], computed: list[Any]) -> Result:
+        """The task's result with the digests of its sources, and how many frames it has, in its line."""
+        result = self.result(task, frames, computed)
         sources = self.sources(task, self.manifest.digests(self.pictures.id(task.i)))
         return result._replace(scores={**sources, **({'frames': len(frames)} if len(frames) > 1 else {}),
                                        **result.scores})

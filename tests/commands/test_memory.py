@@ -63,11 +63,11 @@ def test_peak_memory_after_1000_pictures_is_that_after_50(tiny, tmp_path):
 
 
 LARGE = '''
-from ict.data import encode, geometry, images, masks
 import json, os, sys, time
 import numpy as np
 from PIL import Image
 from Guided_Upsample.datasets import compositing
+from ict.data import encode, geometry, images, masks
 from tests.commands.test_memory import peak_of
 seconds, last = {}, time.perf_counter()
 def lap(name):

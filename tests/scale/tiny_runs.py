@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import csv
 import os
-import socket
 import subprocess
 import sys
 from contextlib import suppress
@@ -16,7 +15,7 @@ from PIL import Image
 
 from ict import checkpoint
 from ict.errors import UserError
-from tests.conftest import DEVICE, ROOT, files_of, photograph
+from tests.conftest import DEVICE, ROOT, files_of, free_port, photograph
 
 
 def strings(*argv: object) -> list[str]:
@@ -89,10 +88,8 @@ def start(script: str, argv: list[str], output: Path, ranks: int = 1) -> subproc
     launcher = Path(sys.executable).with_name('msrun')
     command, argv = [sys.executable], [str(ROOT / script), *argv]
     if ranks > 1:
-        with socket.create_server(('127.0.0.1', 0)) as free:
-            port = free.getsockname()[1]
-        command = [str(launcher), f'--worker_num={ranks}', f'--local_worker_num={ranks}', f'--master_port={port}',
-                   '--join=True', f'--log_dir={output}-ranks']
+        command = [str(launcher), f'--worker_num={ranks}', f'--local_worker_num={ranks}',
+                   f'--master_port={free_port()}', '--join=True', f'--log_dir={output}-ranks']
         argv.append('--distributed')
     with open(output, 'ab') as stream:
         return subprocess.Popen([*command, *argv], stdout=stream, stderr=subprocess.STDOUT, cwd=output.parent,

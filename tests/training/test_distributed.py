@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,18 +14,12 @@ import pytest
 
 from Guided_Upsample import train as train_2
 from ict import checkpoint, lock
-from tests.conftest import DEVICE, ROOT, files_of
+from tests.conftest import DEVICE, ROOT, files_of, free_port
 from tests.training.runs import argv_1, argv_2, log_without_seconds
 from Transformer import train as train_1
 
 pytestmark = pytest.mark.skipif(DEVICE != 'CPU', reason='needs a card for each rank')
 TOLERANCE = 2e-5  # sums of gradients in another order, grown by Adam's first steps
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        return probe.getsockname()[1]
 
 
 def launch(script: str, argv: list[str], logs: Path) -> dict[str, Any]:

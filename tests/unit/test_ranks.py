@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -12,7 +11,7 @@ import pytest
 
 from ict.device import parallel
 from ict.errors import UserError
-from tests.conftest import ROOT
+from tests.conftest import ROOT, free_port
 
 CHECK = 'from ict.device import parallel; parallel.check_launch(True)'
 
@@ -38,8 +37,7 @@ def test_a_port_that_another_program_listens_at_is_an_error(monkeypatch):
 
 
 def test_msruns_own_scheduler_may_listen_already():
-    with socket.create_server(('127.0.0.1', 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     listen = f'import socket; server = socket.create_server(("127.0.0.1", {port})); print("listening", flush=True); ' \
              'input()'
     launcher = f'''
@@ -87,10 +85,8 @@ sys.exit(run(main))
 
 def test_ranks_that_fail_before_they_join_do_not_leave_msrun_waiting_for_its_scheduler(tmp_path):
     (tmp_path / 'fails.py').write_text(FAILS)
-    with socket.create_server(('127.0.0.1', 0)) as free:
-        port = free.getsockname()[1]
     launcher = Path(sys.executable).with_name('msrun')
-    ran = subprocess.run([str(launcher), '--worker_num=2', '--local_worker_num=2', f'--master_port={port}',
+    ran = subprocess.run([str(launcher), '--worker_num=2', '--local_worker_num=2', f'--master_port={free_port()}',
                           '--join=True', '--log_dir=log', 'fails.py'], cwd=tmp_path, capture_output=True, text=True,
                          env={**os.environ, 'ROOT': str(ROOT), 'PATH': f'{launcher.parent}:{os.environ["PATH"]}'},
                          timeout=60)  # MindSpore's own patience is ten minutes

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +16,7 @@ from ict.device import gpu, parallel, runtime
 from ict.device.__main__ import table
 from ict.device.gpu import Card, Machine, Problem
 from ict.errors import UserError
-from tests.conftest import command, files_of
+from tests.conftest import command, files_of, free_port
 from tests.unit.conftest import H200, ROOT, USABLE, python
 
 
@@ -250,14 +249,11 @@ parallel.leave_if_joined(0)
 
 def test_two_ranks_under_msrun_agree_wait_for_each_other_and_leave_the_scheduler_out(tmp_path):
     (tmp_path / 'rank.py').write_text(RANK)
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
     path = f'{Path(sys.executable).parent}:{os.environ["PATH"]}'  # msrun starts 'python'
     ran = subprocess.run([sys.executable, '-m', 'mindspore.parallel.cluster.run', '--worker_num=2',
-                          '--local_worker_num=2', f'--master_port={port}', '--join=True', '--log_dir=log', 'rank.py',
-                          str(ROOT)], cwd=tmp_path, capture_output=True, text=True, env=os.environ | {'PATH': path},
-                         timeout=300)
+                          '--local_worker_num=2', f'--master_port={free_port()}', '--join=True', '--log_dir=log',
+                          'rank.py', str(ROOT)], cwd=tmp_path, capture_output=True, text=True,
+                         env=os.environ | {'PATH': path}, timeout=300)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     for rank in (0, 1):
         assert (tmp_path / f'before-{rank}.txt').read_text() == 'x'  # the scheduler, rank 0 by name, wrote nothing
