@@ -88,9 +88,9 @@ def add_sampling(parser: Any, sample_steps: int) -> None:
     add('--schedule', choices=sampling.SCHEDULES, default=None,
         help='which tokens a pass fills (default: raster with --sample_steps 0, else halton)')
     add('--reuse', choices=REUSES, default=None,
-        help='what passes after the first compute: none: everything, as published; hole: missing and newly filled '
-             'tokens, with the keys and values of all others kept; window: 3 x 3 tokens around those filled last '
-             '(default: none with --sample_steps 0, else hole)')
+        help='what passes after the first compute: none: everything, as published; hole: the tokens to fill, newly '
+             'filled ones, and the other missing ones in turns, with kept keys and values of the rest; window: 3 x 3 '
+             'tokens around those filled last (default: none with --sample_steps 0, else hole)')
     options.add_flag(parser, '--deterministic',
                      'the mean colour that the model expects, from a single pass, instead of a sample; top_k, '
                      'temperature, steps and schedule have no effect then')

@@ -21,20 +21,21 @@ from ict import checkpoint
 from Transformer.models.config import LAYER_NORM_EPSILON, GPTConfig
 
 REUSE = ('none', 'hole', 'window')
+TURNS = 4  # a missing position that isn't read is computed in one of so many calls
 STRIP = 64  # rows that are transposed at a time
 # The dense layers of a block, in the order in which it takes their weights, with the LayerNorm before each
 DENSE_LAYERS = {'attn.query': 'ln1', 'attn.key': 'ln1', 'attn.value': 'ln1', 'attn.proj': '', 'mlp.0': 'ln2',
                 'mlp.2': ''}
-KVCache = list[tuple[ms.Tensor, ms.Tensor]]  # keys and values of each layer, (B * T, C)
+KVCache = list[tuple[ms.Tensor, ms.Tensor]]  # keys and values of each layer, (B, H, T, D): none is transposed again
 
 
 @functools.cache
 def compiled(config: GPTConfig) -> tuple[Callable[..., tuple[ms.Tensor, ...]], Callable[..., ms.Tensor]]:
     """One block and what follows the last one, compiled once for each shape of their inputs."""
-    n_positions, n_head, head_dim = config.prior_size ** 2, config.n_head, config.n_embd // config.n_head
+    n_head, head_dim = config.n_head, config.n_embd // config.n_head
     matmul, bias_add = ops.MatMul(), ops.BiasAdd()  # on a CPU, BiasAdd takes less than half the time of ``+``
     product, product_t = ops.BatchMatMul(), ops.BatchMatMul(transpose_b=True)
-    softmax, scale = ops.Softmax(axis=-1), 1.0 / math.sqrt(head_dim)
+    softmax = ops.Softmax(axis=-1)
     averaging = ms.Tensor(np.full((config.n_embd, 1), 1 / config.n_embd, np.float32))  # (C, 1)
 
     def norm(x: ms.Tensor) -> ms.Tensor:
@@ -51,26 +52,28 @@ def compiled(config: GPTConfig) -> tuple[Callable[..., tuple[ms.Tensor, ...]], C
         return ops.gelu(x, approximate='tanh' if config.gelu == 'tanh' else 'none')
 
     def split(x: ms.Tensor, batch_size: int) -> ms.Tensor:
-        return x.reshape(batch_size, -1, n_head, head_dim).transpose(0, 2, 1, 3)  # (B, H, N, D)
+        return x.reshape(batch_size, -1, n_head, head_dim).transpose(0, 2, 1, 3)  # (B, H, P, D)
+
+    def merged(kept: ms.Tensor, new: ms.Tensor, source: ms.Tensor) -> ms.Tensor:
+        new = split(new, source.shape[0]).reshape(-1, head_dim)
+        return ops.gather(ops.concat((kept.reshape(-1, head_dim), new)), source, 0)  # (B, H, T, D)
 
     @ms.jit
     def block(x: ms.Tensor, source: ms.Tensor, keys: ms.Tensor, values: ms.Tensor,
               *weights: ms.Tensor) -> tuple[ms.Tensor, ms.Tensor, ms.Tensor]:
-        """The rows x (B * P, C) after a block, and keys and values (B * T, C) of all rows.
+        """The rows x (B * P, C) after a block, and keys and values (B, H, T, D) of all rows.
 
         Args:
-            source: (B * T,) int32, which of the kept ``keys`` and ``values`` (N, C) and the new ones behind them.
+            source: (B, H, T) int32, which of the kept ``keys`` and ``values`` (..., D) and the new ones behind them.
             weights: matrix (in, out) and bias of each of DENSE_LAYERS.
         """
         (query, query_bias, key, key_bias, value, value_bias, proj, proj_bias, widen, widen_bias, narrow,
          narrow_bias) = weights
-        batch_size = source.shape[0] // n_positions
         y = norm(x)
-        keys = ops.gather(ops.concat((keys, dense(y, key, key_bias))), source, 0)  # (B * T, C)
-        values = ops.gather(ops.concat((values, dense(y, value, value_bias))), source, 0)  # (B * T, C)
-        q = split(dense(y, query, query_bias) * scale, batch_size)  # (B, H, P, D)
-        attention = softmax(product_t(q, split(keys, batch_size)))  # (B, H, P, T)
-        y = product(attention, split(values, batch_size))  # (B, H, P, D)
+        keys = merged(keys, dense(y, key, key_bias), source)  # (B, H, T, D)
+        values = merged(values, dense(y, value, value_bias), source)  # (B, H, T, D)
+        attention = softmax(product_t(split(dense(y, query, query_bias), source.shape[0]), keys))  # (B, H, P, T)
+        y = product(attention, values)  # (B, H, P, D)
         x = x + dense(y.transpose(0, 2, 1, 3).reshape(-1, n_head * head_dim), proj, proj_bias)  # (B * P, C)
         y = activation(dense(norm(x), widen, widen_bias))  # (B * P, 4 C)
         return x + dense(y, narrow, narrow_bias), keys, values
@@ -100,15 +103,19 @@ class GPTRows:
 
     def __init__(self, array_of: Callable[[str], np.ndarray], config: GPTConfig, half: bool) -> None:
         self.dtype, target = np.float16 if half else np.float32, ms.get_context('device_target')
+        scale = np.float32(1.0 / math.sqrt(config.n_embd // config.n_head))
 
         def prepared(name: str, norm: str, bias: bool) -> tuple[np.ndarray, np.ndarray]:
-            """Matrix (in, out) and bias (out,) of the dense layer ``name``, ``norm``'s gamma and beta folded in."""
+            """Matrix (in, out) and bias (out,) of the dense layer ``name``, with all factors around it folded in."""
             # A CPU multiplies few rows by a matrix (in, out) in a third of the time that (out, in) takes.
             matrix = transposed(array_of(f'{name}.weight'))
             vector = array_of(f'{name}.bias') if bias else np.zeros(matrix.shape[1], np.float32)
             if norm:
                 vector = vector + array_of(f'{norm}.beta') @ matrix
                 matrix *= array_of(f'{norm}.gamma')[:, None]
+            if name.endswith('attn.query'):
+                matrix *= scale
+                vector *= scale
             return matrix.astype(self.dtype, copy=False), vector.astype(self.dtype, copy=False)
 
         def loaded(prefix: str, layers: Mapping[str, str], bias: bool = True) -> list[ms.Tensor]:
@@ -117,7 +124,7 @@ class GPTRows:
             tensors = map(ms.Tensor.from_numpy, itertools.chain.from_iterable(parts))  # without another copy
             return [tensor if target == 'CPU' else tensor.move_to(target) for tensor in tensors]
 
-        self.n_positions = config.prior_size ** 2
+        self.n_positions, self.n_head = config.prior_size ** 2, config.n_head
         # The number of rows is rounded up to a multiple of this. Every new number costs 0.1 s of compilation, in which
         # a large network computes few rows and a small one many.
         self.row_multiple = 32 if config.n_layer * config.n_embd ** 2 > 1 << 22 else 128
@@ -144,17 +151,19 @@ class GPTRows:
         x = self.tok_emb[np.take_along_axis(tokens, padded, 1)] * known + self.pos_emb[padded]  # (B, P, C)
 
         # Where each position's keys and values are: among the kept ones, or behind them among the new ones
-        source = np.arange(tokens.size, dtype=np.int32).reshape(tokens.shape)  # (B, T)
-        n_kept = tokens.size
+        shape = len(tokens), self.n_head, self.n_positions  # (B, H, T)
+        source = np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
+        n_kept = source.size
         if kv_cache is None:
-            nothing, n_kept = ms.Tensor(np.zeros((1, x.shape[-1]), self.dtype)), 1
+            nothing, n_kept = ms.Tensor(np.zeros((1, x.shape[-1] // self.n_head), self.dtype)), 1
             kv_cache = [(nothing, nothing)] * len(self.layers)
+        new = n_kept + np.arange(math.prod(shape[:2]) * n_rows, dtype=np.int32).reshape(*shape[:2], n_rows)
         for b, own in enumerate(rows):
-            source[b, own] = n_kept + b * n_rows + np.arange(len(own))
+            source[b][:, own] = new[b, :, :len(own)]
 
-        x, source, new_cache = ms.Tensor(x.reshape(-1, x.shape[-1])), ms.Tensor(source.reshape(-1)), []
+        x, source, new_cache = ms.Tensor(x.reshape(-1, x.shape[-1])), ms.Tensor(source), []
         for weights in self.layers:
-            x, keys, values = self.block(x, source, *kv_cache.pop(0), *weights)  # (B * P, C), (B * T, C) twice
+            x, keys, values = self.block(x, source, *kv_cache.pop(0), *weights)  # (B * P, C), (B, H, T, D) twice
             new_cache.append((keys, values))
         logits = self.head(x, *self.last).asnumpy().reshape(len(rows), n_rows, -1)
         return [values[:len(own)] for values, own in zip(logits, rows, strict=True)], new_cache
@@ -169,12 +178,14 @@ class State:
         mask: (B, T) bool, True = missing.
         logits: (B, T, V) float32, of this call at the rows that it computed.
         kv_cache: keys and values; empty when they are not reused.
+        n_continued: how many calls have continued the one that computed everything.
     """
 
     tokens: np.ndarray
     mask: np.ndarray
     logits: np.ndarray
     kv_cache: KVCache
+    n_continued: int
 
     def is_of(self, tokens: np.ndarray, mask: np.ndarray) -> bool:
         return np.array_equal(tokens, self.tokens) and np.array_equal(mask, self.mask)
@@ -190,9 +201,10 @@ class Predictor:
 
     What is computed depends on ``reuse``:
         'none': every call computes all positions, as published.
-        'hole': while the same pictures are filled, a call computes the positions that are missing or were filled since
-            the last call; keys and values of all others are kept from the calls that computed them.
-        'window': only 3 x 3 windows around the positions filled since the last call, and those that are read.
+        'hole': while the same pictures are filled, a call computes the positions that are read, those filled since the
+            last call, and of those still missing a half in each of the first four calls, then a quarter, in turns;
+            keys and values of all others are kept from the calls that computed them.
+        'window': the positions that are read and 3 x 3 windows around those filled since the last call.
 
     A call that doesn't continue the last one, or reads all positions, computes everything. What it computed is kept:
     the next sample of the same pictures begins with it. So the logits never depend on earlier samples.
@@ -208,6 +220,8 @@ class Predictor:
                  amp_level: str = 'O0') -> None:
         self.network = GPTRows(array_of, config, amp_level != 'O0')
         self.batch_size, self.reuse, self.prior_size = batch_size, reuse, config.prior_size
+        row, column = np.divmod(np.arange(self.prior_size ** 2), self.prior_size)
+        self.turn_of = (2 * row + column) % TURNS  # (T,), spread evenly over the grid
         self._first: dict[int, State] = {}  # of each batch of a call: what its pictures began with
         self._last: dict[int, State] = {}  # and what was computed last
 
@@ -251,12 +265,14 @@ class Predictor:
 
     def _outdated(self, last: State, mask: np.ndarray) -> np.ndarray:
         """Rows whose keys and values are not kept, (B, T) bool."""
+        filled = last.mask & ~mask
         if self.reuse == 'hole':
-            return last.mask
+            share = 2 if last.n_continued < TURNS else 1  # the first tokens tell the most about the others
+            return filled | mask & ((self.turn_of - share * last.n_continued) % TURNS < share)
         if self.reuse == 'window':
             side = self.prior_size
-            filled = np.pad((last.mask & ~mask).reshape(-1, side, side), ((0, 0), (1, 1), (1, 1)))
-            windows = [filled[:, y:y + side, x:x + side] for y in range(3) for x in range(3)]
+            padded = np.pad(filled.reshape(-1, side, side), ((0, 0), (1, 1), (1, 1)))
+            windows = [padded[:, y:y + side, x:x + side] for y in range(3) for x in range(3)]
             return np.any(windows, 0).reshape(mask.shape)
         return np.ones_like(mask)
 
@@ -268,4 +284,5 @@ class Predictor:
         logits = np.zeros((*mask.shape, computed[0].shape[-1]), np.float32) if kept is None else kept.logits.copy()
         for target, own, values in zip(logits, numbers, computed, strict=True):
             target[own] = values
-        return State(tokens, mask, logits, kv_cache if self.reuse != 'none' else [])
+        return State(tokens, mask, logits, kv_cache if self.reuse != 'none' else [],
+                     0 if last is None else last.n_continued + 1)

@@ -46,6 +46,13 @@ def windows_around(positions: np.ndarray) -> set[int]:
             for column in range(max(0, position % SIDE - 1), min(SIDE, position % SIDE + 2))}
 
 
+def due(mask: np.ndarray, call: int) -> set[int]:
+    """Missing positions whose turn it is in a call, the first after the pass of all positions being number 0."""
+    turns = {0: (0, 1), 1: (2, 3), 2: (0, 1), 3: (2, 3), 4: (0,), 5: (1,), 6: (2,), 7: (3,)}[call]
+    return {position for position in np.flatnonzero(mask).tolist()
+            if (2 * (position // SIDE) + position % SIDE) % 4 in turns}
+
+
 class Spy:
     """A predictor's network that notes which rows each pass computes, and how many with the copies among them."""
 
@@ -84,17 +91,17 @@ def test_rows_with_kept_keys_and_values_equal_float64(reuse, batch_size):
     model.logits_at(tokens, mask, np.repeat(EVERYWHERE, 2, 0))
     for reference, row, hole in zip(references, tokens, mask, strict=True):
         reference(row, hole, np.arange(T))
-    for step in range(3):
+    for step in range(6):
         before, tokens, mask = mask.copy(), tokens.copy(), mask.copy()
-        for b in range(2):  # five tokens of each are filled
-            positions = np.flatnonzero(mask[b])[step::3][:5]
+        for b in range(2):  # three tokens of each are filled
+            positions = np.flatnonzero(mask[b])[step % 3::3][:3]
             tokens[b, positions], mask[b, positions] = step, False
-        read = np.stack([np.flatnonzero(hole)[:3] for hole in mask])  # (2, 3)
+        read = np.stack([np.flatnonzero(hole)[:2] for hole in mask])  # (2, 2)
         logits = model.logits_at(tokens, mask, read)
         for b, reference in enumerate(references):
-            rows = set(np.flatnonzero(before[b])) if reuse == 'hole' else windows_around(
-                np.flatnonzero(before[b] & ~mask[b])) | set(read[b].tolist())
-            rows = np.array(sorted(rows))
+            new = np.flatnonzero(before[b] & ~mask[b])
+            outdated = {'hole': set(new.tolist()) | due(mask[b], step), 'window': windows_around(new)}[reuse]
+            rows = np.array(sorted(outdated | set(read[b].tolist())))
             wanted = reference(tokens[b], mask[b], rows)[np.searchsorted(rows, read[b])]
             np.testing.assert_allclose(logits[b], wanted, atol=TOLERANCE)
 
@@ -105,30 +112,46 @@ def test_no_row_is_computed_that_needs_none(reuse):
     spy = Spy(model)
     model.logits_at(tokens, mask, EVERYWHERE)
     wanted = [set(range(T))]
-    for step in range(4):
-        read = np.flatnonzero(mask[0])[:15]
-        before = mask
+    for step in range(6):
+        read = np.flatnonzero(mask[0])[:10]
         tokens, mask = filled(tokens, mask, read, step)
-        following = np.flatnonzero(mask[0])[:15]
+        following = np.flatnonzero(mask[0])[:10]
         model.logits_at(tokens, mask, following[None])
-        wanted.append({'none': set(range(T)), 'hole': set(np.flatnonzero(before[0])),
-                       'window': windows_around(read) | set(following.tolist())}[reuse])
+        wanted.append(set(following.tolist()) | {
+            'none': set(range(T)), 'hole': set(read.tolist()) | due(mask[0], step),
+            'window': windows_around(read)}[reuse])
     assert [rows for rows, in spy.rows] == wanted
     for rows, computed in zip(wanted, spy.computed[::CONFIG.n_layer], strict=True):  # copies fill up the number
         assert computed == (T if len(rows) == T else -(-len(rows) // 128) * 128)
 
 
-def test_the_sampler_has_the_missing_and_the_filled_rows_computed():
+def test_the_sampler_has_every_token_computed_once_filled_and_few_rows_besides():
     (tokens, hole), model, seen = scene(4, 60), predictor('hole'), []
     spy = Spy(model)
 
     def watching(now: np.ndarray, mask: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        seen.append(set(np.flatnonzero(mask[0])))
+        seen.append(set(np.flatnonzero(mask[0]).tolist()))
         return model.logits_at(now, mask, positions)
 
     config = SamplingConfig(sample_steps=8, schedule='halton')
     Sampler(watching, SIDE, config)(tokens, hole, [noise_generator(0, 'a', 1)])
-    assert [rows for rows, in spy.rows] == [set(range(T)), *seen[:-1]] and len(seen) == 8
+    assert len(seen) == 8 and spy.rows[0] == [set(range(T))]
+    for (rows,), before, missing, following in zip(spy.rows[1:], seen[:-1], seen[1:], [*seen[2:], set()], strict=True):
+        assert before - missing <= rows <= before  # filled since the last call; no known one is computed again
+        assert missing - following <= rows  # what this call reads
+    assert sum(len(rows) for rows, in spy.rows[1:]) < 0.8 * sum(map(len, seen[:-1]))
+
+
+@pytest.mark.parametrize(('skipped', 'calls'), [(0, 2), (2, 4), (4, 8)])
+def test_no_missing_position_waits_longer_than_its_turn(skipped, calls):
+    (tokens, mask), model = scene(12, 100), predictor('hole')
+    spy = Spy(model)
+    model.logits_at(tokens, mask, EVERYWHERE)
+    for step in range(calls):
+        tokens, mask = filled(tokens, mask, np.flatnonzero(mask[0])[:3], step)
+        model.logits_at(tokens, mask, np.flatnonzero(mask[0])[None, :1])
+    missing = set(np.flatnonzero(mask[0]).tolist())
+    assert set().union(*(rows for rows, in spy.rows[1 + skipped:])) >= missing
 
 
 @pytest.mark.parametrize('reuse', REUSE)
