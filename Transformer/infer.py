@@ -37,7 +37,7 @@ from Transformer.models.sampling import Sample, SamplingConfig
 
 TOP_K, TEMPERATURE = 40, 1.0
 RECOMMENDED_STEPS = 16
-REUSES = ('none', 'hole', 'window')
+REUSES = ('none', 'hole')
 
 
 # ---- options
@@ -89,8 +89,8 @@ def add_sampling(parser: Any, sample_steps: int) -> None:
         help='which tokens a pass fills (default: raster with --sample_steps 0, else halton)')
     add('--reuse', choices=REUSES, default=None,
         help='what passes after the first compute: none: everything, as published; hole: the tokens to fill, newly '
-             'filled ones, and the other missing ones in turns, with kept keys and values of the rest; window: 3 x 3 '
-             'tokens around those filled last (default: none with --sample_steps 0, else hole)')
+             'filled ones, and the other missing ones in turns, with kept keys and values of the rest (default: none '
+             'with --sample_steps 0, else hole)')
     options.add_flag(parser, '--deterministic',
                      'the mean colour that the model expects, from a single pass, instead of a sample; top_k, '
                      'temperature, steps and schedule have no effect then')
@@ -101,8 +101,6 @@ def check_sampling(args: Any) -> None:
     positive(args, 'top_k', 'prior_size', 'n_head', 'batch_size')
     positive(args, 'sample_steps', 'seed', least=0)
     require(args.temperature is None or args.temperature > 0, f'--temperature {args.temperature}: must be above 0')
-    require(args.reuse != 'window' or args.schedule != 'confidence', '--reuse window: is for the schedules raster and '
-                                                                     'halton; confidence looks everywhere')
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from mindspore import ops
 from ict import checkpoint
 from Transformer.models.config import LAYER_NORM_EPSILON, GPTConfig
 
-REUSE = ('none', 'hole', 'window')
 TURNS = 4  # a missing position that isn't read is computed in one of so many calls
 STRIP = 64  # rows that are transposed at a time
 # The dense layers of a block, in the order in which it takes their weights, with the LayerNorm before each
@@ -204,7 +203,6 @@ class Predictor:
         'hole': while the same pictures are filled, a call computes the positions that are read, those filled since the
             last call, and of those still missing a half in each of the first four calls, then a quarter, in turns;
             keys and values of all others are kept from the calls that computed them.
-        'window': the positions that are read and 3 x 3 windows around those filled since the last call.
 
     A call that doesn't continue the last one, or reads all positions, computes everything. What it computed is kept:
     the next sample of the same pictures begins with it. So the logits never depend on earlier samples.
@@ -219,8 +217,8 @@ class Predictor:
     def __init__(self, array_of: Callable[[str], np.ndarray], config: GPTConfig, batch_size: int, reuse: str,
                  amp_level: str = 'O0') -> None:
         self.network = GPTRows(array_of, config, amp_level != 'O0')
-        self.batch_size, self.reuse, self.prior_size = batch_size, reuse, config.prior_size
-        row, column = np.divmod(np.arange(self.prior_size ** 2), self.prior_size)
+        self.batch_size, self.reuse = batch_size, reuse
+        row, column = np.divmod(np.arange(config.prior_size ** 2), config.prior_size)
         self.turn_of = (2 * row + column) % TURNS  # (T,), spread evenly over the grid
         self._first: dict[int, State] = {}  # of each batch of a call: what its pictures began with
         self._last: dict[int, State] = {}  # and what was computed last
@@ -265,16 +263,10 @@ class Predictor:
 
     def _outdated(self, last: State, mask: np.ndarray) -> np.ndarray:
         """Rows whose keys and values are not kept, (B, T) bool."""
-        filled = last.mask & ~mask
-        if self.reuse == 'hole':
-            share = 2 if last.n_continued < TURNS else 1  # the first tokens tell the most about the others
-            return filled | mask & ((self.turn_of - share * last.n_continued) % TURNS < share)
-        if self.reuse == 'window':
-            side = self.prior_size
-            padded = np.pad(filled.reshape(-1, side, side), ((0, 0), (1, 1), (1, 1)))
-            windows = [padded[:, y:y + side, x:x + side] for y in range(3) for x in range(3)]
-            return np.any(windows, 0).reshape(mask.shape)
-        return np.ones_like(mask)
+        if self.reuse == 'none':
+            return np.ones_like(mask)
+        share = 2 if last.n_continued < TURNS else 1  # the first tokens tell the most about the others
+        return last.mask & ~mask | mask & ((self.turn_of - share * last.n_continued) % TURNS < share)
 
     def _computed(self, tokens: np.ndarray, mask: np.ndarray, rows: np.ndarray, last: State | None) -> State:
         """The state after ``rows`` (B, T) bool have been computed; keys and values of ``last`` are used up."""

@@ -45,7 +45,7 @@ def settings() -> dict[str, tuple[sampling.SamplingConfig, str]]:
     found |= {f'{schedule}, 16{end}': (16, schedule, reuse) for schedule in ('raster', 'confidence')
               for end, reuse in (('', 'none'), (REUSE + 'hole', 'hole'))}
     found |= {f'{schedule}, one by one{end}': (0, schedule, reuse) for schedule in ('raster', 'halton')
-              for end, reuse in (('', 'none'), (REUSE + 'hole', 'hole'), (REUSE + 'window', 'window'))}
+              for end, reuse in (('', 'none'), (REUSE + 'hole', 'hole'))}
     return {name: (sampling.SamplingConfig(sample_steps=steps, schedule=schedule), reuse)
             for name, (steps, schedule, reuse) in found.items()}
 

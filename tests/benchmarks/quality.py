@@ -43,9 +43,8 @@ from Transformer.models.config import GPTConfig
 
 SEQUENTIAL, DETERMINISTIC = 'sequential', 'deterministic'
 RECOMMENDED = f'halton-{stage_1.RECOMMENDED_STEPS}'
-SETTINGS = (SEQUENTIAL, f'{SEQUENTIAL}-window', 'halton-4', 'halton-8', 'halton-16', 'halton-16-none', 'halton-32',
+SETTINGS = (SEQUENTIAL, f'{SEQUENTIAL}-hole', 'halton-4', 'halton-8', 'halton-16', 'halton-16-none', 'halton-32',
             'halton-64', 'raster-16', 'confidence-16', DETERMINISTIC)
-REUSES = ('none', 'hole', 'window')  # of run.py's --reuse
 CHOSEN_HERE = ('--input_image', '--input_mask', '--save_place', '--sample_num', '--sample_steps', '--schedule',
                '--reuse', '--deterministic', '--keep_size', '--test_only', '--visualize')
 SMALLEST_HOLE, LARGEST_HOLE = 0.2, 0.6  # of the masks that are drawn
@@ -100,10 +99,11 @@ def setting_options(name: str) -> list[str]:
     """
     if name == DETERMINISTIC:
         return ['--deterministic', 'True']
-    found = re.fullmatch(rf'(?:{SEQUENTIAL}|({"|".join(sampling.SCHEDULES)})-(\d+))(?:-({"|".join(REUSES)}))?', name)
+    schedules, reuses = '|'.join(sampling.SCHEDULES), '|'.join(stage_1.REUSES)
+    found = re.fullmatch(rf'(?:{SEQUENTIAL}|({schedules})-(\d+))(?:-({reuses}))?', name)
     require(found is not None, f'setting {name}: is neither {SEQUENTIAL} nor {DETERMINISTIC} nor like {RECOMMENDED} or '
                                f'{RECOMMENDED}-none (schedules: {", ".join(sampling.SCHEDULES)}; all but '
-                               f'{DETERMINISTIC} may end in -{", -".join(REUSES)})')
+                               f'{DETERMINISTIC} may end in -{", -".join(stage_1.REUSES)})')
     schedule, passes, reuse = found.groups()
     return ['--sample_steps', passes or '0', '--schedule', schedule or 'raster',
             *(['--reuse', reuse] if reuse else [])]

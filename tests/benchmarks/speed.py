@@ -202,7 +202,7 @@ def tasks(args: argparse.Namespace, folder: Path) -> dict[str, tuple[str, dict[s
     result = {f'stage 1, {how}': ('transformer', {**common, 'path': str(folder / 'Transformer.ckpt'),
                                                   'sampling': config, 'reuse': reuse})
               for how, config, reuse in (('sequential', ONE_BY_ONE, 'none'),
-                                         ('sequential, reuse window', ONE_BY_ONE, 'window'),
+                                         ('sequential, reuse hole', ONE_BY_ONE, 'hole'),
                                          (f'{args.sample_steps} passes, reuse none', few, 'none'),
                                          (f'{args.sample_steps} passes', few, 'hole'),
                                          ('deterministic', {'deterministic': True}, 'none'))}

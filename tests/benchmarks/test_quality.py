@@ -18,7 +18,7 @@ from Transformer import infer as stage_1
 
 
 @pytest.mark.parametrize('name, steps, schedule, deterministic, reuse', [
-    ('sequential', 0, 'raster', False, None), ('sequential-window', 0, 'raster', False, 'window'),
+    ('sequential', 0, 'raster', False, None), ('sequential-hole', 0, 'raster', False, 'hole'),
     ('halton-16', 16, 'halton', False, None), ('halton-64-none', 64, 'halton', False, 'none'),
     ('confidence-8-hole', 8, 'confidence', False, 'hole')])
 def test_a_settings_name_says_what_run_py_does(name, steps, schedule, deterministic, reuse):

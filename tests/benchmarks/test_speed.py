@@ -13,7 +13,7 @@ TINY = ('--n_layer', '1', '--n_embd', '8', '--n_head', '2', '--prior_size', '4',
         '--residual_blocks', '1', '--repeats', '1', '--sample_steps', '2', '--device_target', DEVICE)
 
 
-@pytest.mark.parametrize('name', [*(f'stage 1, {how}' for how in ('sequential', 'sequential, reuse window',
+@pytest.mark.parametrize('name', [*(f'stage 1, {how}' for how in ('sequential', 'sequential, reuse hole',
                                                                   '2 passes, reuse none', '2 passes', 'deterministic')),
                                   'stage 2', 'stage 2 as a plain graph'])
 def test_a_row_has_all_columns(tmp_path, name):

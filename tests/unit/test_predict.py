@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from tests.conftest import made_up, parity, set_weights
 from tests.parity.numpy_transformer import Reference
+from Transformer.infer import REUSES
 from Transformer.models.config import GPTConfig
 from Transformer.models.networks import GPT
-from Transformer.models.predict import REUSE, Predictor
+from Transformer.models.predict import Predictor
 from Transformer.models.sampling import SCHEDULES, Sampler, SamplingConfig, noise_generator
 
 TOLERANCE = 1e-4
@@ -38,12 +39,6 @@ def filled(tokens: np.ndarray, mask: np.ndarray, read: np.ndarray, token: int) -
     tokens, mask = tokens.copy(), mask.copy()
     tokens[0, read], mask[0, read] = token, False
     return tokens, mask
-
-
-def windows_around(positions: np.ndarray) -> set[int]:
-    return {row * SIDE + column for position in positions.tolist()
-            for row in range(max(0, position // SIDE - 1), min(SIDE, position // SIDE + 2))
-            for column in range(max(0, position % SIDE - 1), min(SIDE, position % SIDE + 2))}
 
 
 def due(mask: np.ndarray, call: int) -> set[int]:
@@ -82,11 +77,10 @@ def test_logits_equal_the_network_and_float64(gelu_2, gelu, batch_size):
         np.testing.assert_allclose(own, reference(row, hole, np.arange(T)), atol=TOLERANCE)
 
 
-@pytest.mark.parametrize('reuse', ['hole', 'window'])
 @pytest.mark.parametrize('batch_size', [1, 2])
-def test_rows_with_kept_keys_and_values_equal_float64(reuse, batch_size):
+def test_rows_with_kept_keys_and_values_equal_float64(batch_size):
     tokens, mask = (np.concatenate(arrays) for arrays in zip(scene(1, 50), scene(2, 20), strict=True))
-    model = predictor(reuse, batch_size)
+    model = predictor('hole', batch_size)
     references = [Reference(WEIGHTS, CONFIG) for _ in range(2)]
     model.logits_at(tokens, mask, np.repeat(EVERYWHERE, 2, 0))
     for reference, row, hole in zip(references, tokens, mask, strict=True):
@@ -100,13 +94,12 @@ def test_rows_with_kept_keys_and_values_equal_float64(reuse, batch_size):
         logits = model.logits_at(tokens, mask, read)
         for b, reference in enumerate(references):
             new = np.flatnonzero(before[b] & ~mask[b])
-            outdated = {'hole': set(new.tolist()) | due(mask[b], step), 'window': windows_around(new)}[reuse]
-            rows = np.array(sorted(outdated | set(read[b].tolist())))
+            rows = np.array(sorted({*new.tolist(), *due(mask[b], step), *read[b].tolist()}))
             wanted = reference(tokens[b], mask[b], rows)[np.searchsorted(rows, read[b])]
             np.testing.assert_allclose(logits[b], wanted, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize('reuse', REUSE)
+@pytest.mark.parametrize('reuse', REUSES)
 def test_no_row_is_computed_that_needs_none(reuse):
     (tokens, mask), model = scene(3, 70), predictor(reuse)
     spy = Spy(model)
@@ -117,9 +110,7 @@ def test_no_row_is_computed_that_needs_none(reuse):
         tokens, mask = filled(tokens, mask, read, step)
         following = np.flatnonzero(mask[0])[:10]
         model.logits_at(tokens, mask, following[None])
-        wanted.append(set(following.tolist()) | {
-            'none': set(range(T)), 'hole': set(read.tolist()) | due(mask[0], step),
-            'window': windows_around(read)}[reuse])
+        wanted.append(set(range(T)) if reuse == 'none' else {*read.tolist(), *following.tolist(), *due(mask[0], step)})
     assert [rows for rows, in spy.rows] == wanted
     for rows, computed in zip(wanted, spy.computed[::CONFIG.n_layer], strict=True):  # copies fill up the number
         assert computed == (T if len(rows) == T else -(-len(rows) // 128) * 128)
@@ -154,7 +145,7 @@ def test_no_missing_position_waits_longer_than_its_turn(skipped, calls):
     assert set().union(*(rows for rows, in spy.rows[1 + skipped:])) >= missing
 
 
-@pytest.mark.parametrize('reuse', REUSE)
+@pytest.mark.parametrize('reuse', REUSES)
 def test_all_samples_of_a_picture_share_the_first_pass(reuse):
     (tokens, hole), model = scene(5), predictor(reuse)
     spy = Spy(model)
@@ -173,7 +164,7 @@ NESTED = [(np.zeros((1, T), np.int32), np.arange(T)[None] < n) for n in (90, 40)
 
 
 @settings(max_examples=12, deadline=None)
-@given(st.sampled_from(REUSE), st.sampled_from(SCHEDULES), st.sampled_from([1, 3]),
+@given(st.sampled_from(REUSES), st.sampled_from(SCHEDULES), st.sampled_from([1, 3]),
        st.lists(st.tuples(st.integers(0, 2), st.integers(1, 2), st.sampled_from([0, 1, 2])), min_size=2, max_size=5))
 def test_a_sample_is_the_same_whatever_was_sampled_or_interrupted_before(reuse, schedule, steps, story):
     config = SamplingConfig(top_k=1, sample_steps=steps, schedule=schedule)
@@ -196,7 +187,7 @@ def test_a_sample_is_the_same_whatever_was_sampled_or_interrupted_before(reuse, 
         assert sampled(model, picture, number, stop) == sampled(predictor(reuse), picture, number, stop)
 
 
-@pytest.mark.parametrize('reuse', REUSE)
+@pytest.mark.parametrize('reuse', REUSES)
 @pytest.mark.parametrize('schedule', SCHEDULES)
 def test_a_batch_gives_the_bytes_of_its_pictures_alone(reuse, schedule):
     scenes = [scene(seed, n_missing) for seed, n_missing in ((7, 60), (8, 0), (9, 3), (10, 144))]
@@ -219,10 +210,9 @@ def test_greedy_tokens_equal_the_published():
     np.testing.assert_array_equal(np.stack([s.tokens for s in samples]), arrays['tokens'])
 
 
-@pytest.mark.parametrize('reuse', ['hole', 'window'])
-def test_half_precision_stays_near_single_with_kept_keys_and_values(reuse):
+def test_half_precision_stays_near_single_with_kept_keys_and_values():
     tokens, mask = scene(11)
-    models = [predictor(reuse), predictor(reuse, amp_level='O2')]
+    models = [predictor('hole'), predictor('hole', amp_level='O2')]
     for step, read in enumerate(np.flatnonzero(mask[0]).reshape(5, 10)):
         positions = EVERYWHERE if step == 0 else read[None]
         single, half = (model.logits_at(tokens, mask, positions) for model in models)
