@@ -38,6 +38,7 @@ from Transformer.models.sampling import Sample, SamplingConfig
 TOP_K, TEMPERATURE = 40, 1.0
 RECOMMENDED_STEPS = 16
 REUSES = ('none', 'hole')
+POSITIVE = ('prior_size', 'n_head', 'batch_size')  # of the options that run.py has too
 
 
 # ---- options
@@ -60,7 +61,7 @@ def arguments(argv: list[str]) -> Any:
     options.add_flag(parser, '--use_ImageFolder', 'accepted: folders are searched recursively anyway')
     add_options(parser)
     args = parser.parse_args(argv)
-    positive(args, 'condition_num', 'n_layer', 'n_embd')
+    positive(args, 'condition_num', 'n_layer', 'n_embd', *POSITIVE)
     check_sampling(args)
     return args
 
@@ -97,9 +98,12 @@ def add_sampling(parser: Any, sample_steps: int) -> None:
 
 
 def check_sampling(args: Any) -> None:
-    """Raises a UserError for values out of range."""
-    positive(args, 'top_k', 'prior_size', 'n_head', 'batch_size')
+    """Raises a UserError for fields of ``SamplingFlags`` that are out of range."""
+    positive(args, 'top_k')
     positive(args, 'sample_steps', 'seed', least=0)
+    for name, values in (('schedule', sampling.SCHEDULES), ('reuse', REUSES)):
+        require(getattr(args, name) in (None, *values), f'--{name} {getattr(args, name)}: is none of '
+                                                        f'{", ".join(values)}')
     require(args.temperature is None or args.temperature > 0, f'--temperature {args.temperature}: must be above 0')
 
 
@@ -175,8 +179,9 @@ class Model:
 
     def settings(self) -> dict[str, Any]:
         """What the priors depend on, for the manifest; the checkpoint's digest is a Future."""
+        reuse = 'turns' if self.reuse == 'hole' else self.reuse  # manifests with 'hole' are of another rule
         return {'checkpoint': self.ckpt.digest(), 'palette': codebook.digest(self.tokenizer.centres),
-                'seed': self.seed, 'reuse': self.reuse, **vars(self.sampling_config),
+                'seed': self.seed, 'reuse': reuse, **vars(self.sampling_config),
                 'prior_size': self.config.prior_size, 'n_head': self.config.n_head, 'GELU_2': self.config.GELU_2}
 
     def predictor(self, batch_size: int, amp_level: str) -> Any:

@@ -134,11 +134,16 @@ class Pipeline:
             Cancelled: ``cancel`` was set.
         """
         config = CompletionConfig(**how)
-        require(samples >= 1 and steps >= 0, f'samples {samples}, steps {steps}: at least 1 and 0')
-        model = stage_1.Model.from_checkpoint(self._transformer, stage_1.ModelFlags(), stage_1.SamplingFlags(
-            config.top_k, config.temperature, steps, config.schedule, config.reuse, config.deterministic, config.seed))
-        view = inputs.View(geometry=config.geometry or ('resize' if config.keep_size else 'crop'),
-                           invert_mask=config.invert_mask, dilate=config.dilate)
+        require(samples >= 1 and steps >= 0, f'samples {samples}, steps {steps}: must be at least 1 and 0')
+        flags = stage_1.SamplingFlags(config.top_k, config.temperature, steps, config.schedule, config.reuse,
+                                      config.deterministic, config.seed)
+        stage_1.check_sampling(flags)
+        model = stage_1.Model.from_checkpoint(self._transformer, stage_1.ModelFlags(), flags)
+        require(config.geometry in (None, 'crop', 'resize', 'hole'), f'geometry {config.geometry}: is none of crop, '
+                                                                     'resize, hole')
+        view = inputs.View.from_flags(inputs.ViewFlags(
+            geometry=config.geometry, invert_mask=config.invert_mask, dilate=config.dilate),
+            geometry_name='resize' if config.keep_size else 'crop')
         # decode
         picture = decoded(image, 'image')
         grey = levels_of(mask, picture, view)

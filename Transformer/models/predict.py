@@ -2,7 +2,7 @@
 
 It computes what ``GPT`` does. Three things differ: any rows can be computed with kept keys and values of all others;
 what is compiled is a single block that takes its layer's weights as inputs, so that depth costs no compilation; and
-gamma and beta of each LayerNorm are part of the matrices and biases behind it.
+gamma and beta of each LayerNorm and the scale of the queries are part of the matrices and biases beside them.
 """
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from mindspore import ops
 from ict import checkpoint
 from Transformer.models.config import LAYER_NORM_EPSILON, GPTConfig
 
-TURNS = 4  # a missing position that isn't read is computed in one of so many calls
+N_TURNS = 4  # sets of positions that are computed in turns, see ``Predictor``
 STRIP = 64  # rows that are transposed at a time
 # The dense layers of a block, in the order in which it takes their weights, with the LayerNorm before each
 DENSE_LAYERS = {'attn.query': 'ln1', 'attn.key': 'ln1', 'attn.value': 'ln1', 'attn.proj': '', 'mlp.0': 'ln2',
                 'mlp.2': ''}
-KVCache = list[tuple[ms.Tensor, ms.Tensor]]  # keys and values of each layer, (B, H, T, D): none is transposed again
+KVCache = list[tuple[ms.Tensor, ms.Tensor]]  # keys and values of each layer, (B, H, T, D)
 
 
 @functools.cache
@@ -105,7 +105,7 @@ class GPTRows:
         scale = np.float32(1.0 / math.sqrt(config.n_embd // config.n_head))
 
         def prepared(name: str, norm: str, bias: bool) -> tuple[np.ndarray, np.ndarray]:
-            """Matrix (in, out) and bias (out,) of the dense layer ``name``, with all factors around it folded in."""
+            """Matrix (in, out) and bias (out,) of a dense layer, with norm and the queries' scale folded in."""
             # A CPU multiplies few rows by a matrix (in, out) in a third of the time that (out, in) takes.
             matrix = transposed(array_of(f'{name}.weight'))
             vector = array_of(f'{name}.bias') if bias else np.zeros(matrix.shape[1], np.float32)
@@ -124,9 +124,9 @@ class GPTRows:
             return [tensor if target == 'CPU' else tensor.move_to(target) for tensor in tensors]
 
         self.n_positions, self.n_head = config.prior_size ** 2, config.n_head
-        # The number of rows is rounded up to a multiple of this. Every new number costs 0.1 s of compilation, in which
-        # a large network computes few rows and a small one many.
-        self.row_multiple = 32 if config.n_layer * config.n_embd ** 2 > 1 << 22 else 128
+        # The number of rows is rounded up to a multiple of this. Every new number costs 0.1 s of compilation: as long
+        # as a few rows of a large network, or many of a small one.
+        self.row_multiple = 32 if config.n_layer * config.n_embd ** 2 > 4_000_000 else 128
         self.tok_emb, self.pos_emb = array_of('tok_emb.embedding_table'), array_of('pos_emb')[0]  # (V, C), (T, C)
         with ThreadPoolExecutor(2) as pool:
             self.layers = [loaded(f'blocks.{i}.', DENSE_LAYERS) for i in range(config.n_layer)]
@@ -144,7 +144,7 @@ class GPTRows:
         # Copies of rows that are computed anyway make their numbers equal; what comes of the copies is ignored.
         n_rows = max(map(len, rows))
         if n_rows < self.n_positions:
-            n_rows = -(-max(1, n_rows) // self.row_multiple) * self.row_multiple
+            n_rows = min(-(-max(1, n_rows) // self.row_multiple) * self.row_multiple, self.n_positions)
         padded = np.stack([np.resize(own, n_rows) for own in rows])  # (B, P)
         known = ~np.take_along_axis(mask, padded, 1)[..., None]
         x = self.tok_emb[np.take_along_axis(tokens, padded, 1)] * known + self.pos_emb[padded]  # (B, P, C)
@@ -175,7 +175,7 @@ class State:
     Attributes:
         tokens: (B, T) int32, 0 where missing.
         mask: (B, T) bool, True = missing.
-        logits: (B, T, V) float32, of this call at the rows that it computed.
+        logits: (B, T, V) float32, of each row as it was computed last.
         kv_cache: keys and values; empty when they are not reused.
         n_continued: how many calls have continued the one that computed everything.
     """
@@ -201,16 +201,17 @@ class Predictor:
     What is computed depends on ``reuse``:
         'none': every call computes all positions, as published.
         'hole': while the same pictures are filled, a call computes the positions that are read, those filled since the
-            last call, and of those still missing a half in each of the first four calls, then a quarter, in turns;
-            keys and values of all others are kept from the calls that computed them.
+            last call, and in turns the missing ones of one of four sets of positions, of two sets in each of the first
+            four calls; keys and values of all others are kept from the calls that computed them.
 
     A call that doesn't continue the last one, or reads all positions, computes everything. What it computed is kept:
-    the next sample of the same pictures begins with it. So the logits never depend on earlier samples.
+    the next sample of the same pictures begins with it. So the logits of a sample whose first call reads all positions
+    don't depend on earlier samples.
 
     Args:
         array_of: the weights by their names in a checkpoint, float32.
-        batch_size: pictures in one forward pass. More than one fills a GPU; on a CPU it gains nothing (one picture is
-            1024 rows of every matrix product already) and would round differently.
+        reuse: 'none' or 'hole'.
+        batch_size: pictures in one forward pass. More than one fills a GPU; on a CPU it would round differently.
         amp_level: O0 float32; O2, O3 float16 but for norms.
     """
 
@@ -219,7 +220,7 @@ class Predictor:
         self.network = GPTRows(array_of, config, amp_level != 'O0')
         self.batch_size, self.reuse = batch_size, reuse
         row, column = np.divmod(np.arange(config.prior_size ** 2), config.prior_size)
-        self.turn_of = (2 * row + column) % TURNS  # (T,), spread evenly over the grid
+        self.turn_of = (2 * row + column) % N_TURNS  # (T,): neighbours belong to different sets
         self._first: dict[int, State] = {}  # of each batch of a call: what its pictures began with
         self._last: dict[int, State] = {}  # and what was computed last
 
@@ -253,7 +254,7 @@ class Predictor:
         if first is not None and first.is_of(tokens, mask):
             state = first
         elif last is not None and not read.all() and last.is_continued_by(tokens, mask):
-            state = self._computed(tokens, mask, read | self._outdated(last, mask), last)
+            state = self._computed(tokens, mask, read | self._due(last, mask), last)
         else:
             self._first.pop(number, None)
             del first, last  # their memory is needed
@@ -261,12 +262,13 @@ class Predictor:
         self._last[number] = replace(state, kv_cache=list(state.kv_cache))
         return state
 
-    def _outdated(self, last: State, mask: np.ndarray) -> np.ndarray:
-        """Rows whose keys and values are not kept, (B, T) bool."""
+    def _due(self, last: State, mask: np.ndarray) -> np.ndarray:
+        """Rows to compute besides those that are read, (B, T) bool."""
         if self.reuse == 'none':
             return np.ones_like(mask)
-        share = 2 if last.n_continued < TURNS else 1  # the first tokens tell the most about the others
-        return last.mask & ~mask | mask & ((self.turn_of - share * last.n_continued) % TURNS < share)
+        n_due = 2 if last.n_continued < 4 else 1  # the first tokens tell the most about the others
+        its_turn = (self.turn_of - n_due * last.n_continued) % N_TURNS < n_due
+        return np.where(mask, its_turn, last.mask)  # what is known now and was missing has been filled
 
     def _computed(self, tokens: np.ndarray, mask: np.ndarray, rows: np.ndarray, last: State | None) -> State:
         """The state after ``rows`` (B, T) bool have been computed; keys and values of ``last`` are used up."""

@@ -45,7 +45,7 @@ class Sample:
         tokens: (T,) int32.
         log_likelihood: sum over the hole of the log probability of each token when it was filled, under the model
             itself (temperature 1, all tokens); 0 for an empty hole.
-        expected: with ``deterministic``, the mean colour at each position of the hole, (T, 3) float64 levels.
+        expected: with ``deterministic``, the mean colours (T, 3) float64 levels; those of the hole are used.
     """
 
     tokens: np.ndarray
@@ -275,7 +275,7 @@ class Sampler:
         if everywhere:
             logits = self.logits_at(tokens, missing, self._all_positions(len(tokens)))  # (B, T, V)
             return [own[positions] for own, positions in zip(logits, read, strict=True)]
-        n_read = max(map(len, read))
+        n_read = max(map(len, read))  # a picture that is complete reads position 0, in vain
         padded = np.stack([np.resize(positions, n_read) for positions in read]).astype(np.int32)  # (B, P)
         logits = self.logits_at(tokens, missing, padded)  # (B, P, V)
         return [own[:len(positions)] for own, positions in zip(logits, read, strict=True)]

@@ -94,6 +94,20 @@ def test_wrong_pictures_are_one_line(pipe, image, mask, line):
     assert '\n' not in str(said.value)
 
 
+@pytest.mark.parametrize(('how', 'line'), [
+    ({'samples': 0}, 'samples 0, steps 16: must be at least 1'), ({'steps': -1}, 'steps -1: must be'),
+    ({'temperature': 0.0}, 'temperature 0.0: must be above 0'), ({'top_k': 0}, 'top_k 0: must be at least 1'),
+    ({'seed': -1}, 'seed -1: must be at least 0'), ({'dilate': -1}, 'dilate -1: must be at least 0'),
+    ({'schedule': 'random'}, 'schedule random: is none of raster, halton, confidence'),
+    ({'reuse': 'window'}, 'reuse window: is none of none, hole'),
+    ({'geometry': 'published'}, 'geometry published: is none of crop, resize, hole'),
+])
+def test_values_out_of_range_are_one_line(pipe, how, line):
+    with pytest.raises(UserError, match=line) as said:
+        pipe(photograph(0), np.ones((48, 64), bool), **how)
+    assert '\n' not in str(said.value)
+
+
 def test_wrong_models_are_one_line(tiny):
     with pytest.raises(UserError, match='holds a Generator, not a Transformer'):
         Pipeline.load(transformer_ckpt=tiny['generator'], upsample_ckpt=tiny['generator'])
