@@ -47,7 +47,7 @@ def arguments(argv: list[str]) -> Any:
     stage_2.add_painting(parser)
     add_options(parser, with_ranks=False)
     args = parser.parse_args(argv)
-    positive(args, 'sample_num', *stage_1.POSITIVE)
+    positive(args, 'sample_num', 'n_head', 'prior_size', 'batch_size')
     stage_1.check_sampling(args)
     stage_2.check_painting(args)
     require(bool(args.input_image) or not args.input_mask, '--input_image and --input_mask: give both')

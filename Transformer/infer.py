@@ -38,7 +38,6 @@ from Transformer.models.sampling import Sample, SamplingConfig
 TOP_K, TEMPERATURE = 40, 1.0
 RECOMMENDED_STEPS = 16
 REUSES = ('none', 'hole')
-POSITIVE = ('prior_size', 'n_head', 'batch_size')  # of the options that run.py has too
 
 
 # ---- options
@@ -61,7 +60,7 @@ def arguments(argv: list[str]) -> Any:
     options.add_flag(parser, '--use_ImageFolder', 'accepted: folders are searched recursively anyway')
     add_options(parser)
     args = parser.parse_args(argv)
-    positive(args, 'condition_num', 'n_layer', 'n_embd', *POSITIVE)
+    positive(args, 'condition_num', 'n_layer', 'n_embd', 'n_head', 'prior_size', 'batch_size')
     check_sampling(args)
     return args
 

@@ -142,9 +142,8 @@ class GPTRows:
             kv_cache: what the last call returned, used up; None when ``rows`` names all positions.
         """
         # Copies of rows that are computed anyway make their numbers equal; what comes of the copies is ignored.
-        n_rows = max(map(len, rows))
-        if n_rows < self.n_positions:
-            n_rows = min(-(-max(1, n_rows) // self.row_multiple) * self.row_multiple, self.n_positions)
+        most = max(1, *map(len, rows))
+        n_rows = min(-(-most // self.row_multiple) * self.row_multiple, self.n_positions)
         padded = np.stack([np.resize(own, n_rows) for own in rows])  # (B, P)
         known = ~np.take_along_axis(mask, padded, 1)[..., None]
         x = self.tok_emb[np.take_along_axis(tokens, padded, 1)] * known + self.pos_emb[padded]  # (B, P, C)

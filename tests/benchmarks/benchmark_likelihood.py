@@ -39,15 +39,13 @@ REUSE = ', reuse '  # between a setting's name and what its predictor reuses
 
 def settings() -> dict[str, tuple[sampling.SamplingConfig, str]]:
     """(how to sample, what to reuse) by the name in the table."""
-    found = {'one pass': (1, 'halton', 'none')}
-    found |= {f'halton, {steps}{end}': (steps, 'halton', reuse) for steps in (4, 8, 16, 32, 64)
-              for end, reuse in (('', 'none'), (REUSE + 'hole', 'hole'))}
-    found |= {f'{schedule}, 16{end}': (16, schedule, reuse) for schedule in ('raster', 'confidence')
-              for end, reuse in (('', 'none'), (REUSE + 'hole', 'hole'))}
-    found |= {f'{schedule}, one by one{end}': (0, schedule, reuse) for schedule in ('raster', 'halton')
-              for end, reuse in (('', 'none'), (REUSE + 'hole', 'hole'))}
-    return {name: (sampling.SamplingConfig(sample_steps=steps, schedule=schedule), reuse)
-            for name, (steps, schedule, reuse) in found.items()}
+    found = {'one pass': (1, 'halton')}
+    found |= {f'halton, {steps}': (steps, 'halton') for steps in (4, 8, 16, 32, 64)}
+    found |= {f'{schedule}, 16': (16, schedule) for schedule in ('raster', 'confidence')}
+    found |= {f'{schedule}, one by one': (0, schedule) for schedule in ('raster', 'halton')}
+    return {name + end: (sampling.SamplingConfig(sample_steps=steps, schedule=schedule), reuse)
+            for name, (steps, schedule) in found.items()
+            for end, reuse in (('', 'none'), (REUSE + 'hole', 'hole')) if steps != 1 or reuse == 'none'}
 
 
 SETTINGS = settings()

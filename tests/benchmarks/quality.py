@@ -81,7 +81,7 @@ def scene_of(rgb: np.ndarray, grey: np.ndarray, geometry_name: str, prior_size: 
     """From a picture (H, W, 3) uint8 and its mask (h, w) uint8."""
     frames = geometry.frames_in(grey, *rgb.shape[:2], geometry_name)
     require(len(frames) == 1, f'--geometry {geometry_name}: parts of a hole that lie far apart have a prior each; use '
-                              f'--geometry resize')
+                              '--geometry resize')
     box, full_hole = frames[0]
     part = geometry.cut(rgb, box)
     small = geometry.resize_visible(part, np.zeros_like(full_hole), prior_size, Image.BILINEAR)  # (P, P, 3)
