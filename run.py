@@ -58,8 +58,8 @@ def arguments(argv: list[str]) -> Any:
     if not args.input_image:
         args.input_image, args.input_mask = str(SAMPLES), str(SAMPLE_MASKS)
     if not args.input_mask:
-        args.input_mask = inputs.without_masks(Given.from_args(args, 'input_image'), '--input_mask', args.max_pixels,
-                                               args.save_place)
+        args.input_mask = inputs.without_masks(Given.from_args(args, 'input_image'), '--input_mask',
+                                               options.chosen(inputs.ViewFlags, args), args.save_place)
     if args.keep_size and args.geometry is None:
         args.geometry = 'resize'
     if not args.transformer_ckpt:

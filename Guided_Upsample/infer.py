@@ -1,8 +1,8 @@
 """Stage 2: paint the holes of pictures at 256 x 256, guided by stage 1's priors, and score the results.
 
 ``python Guided_Upsample/infer.py --ckpt_path ckpts_ICT/demo/InpaintingModel_gen.ckpt --input photos --mask masks
---prior priors --save_path results`` writes ``results/<id>_0.png`` ..., ``metrics.csv``, ``scores.jsonl`` and
-``results.json``.
+--prior priors --save_path results`` writes ``results/<id>_0.png`` ..., ``metrics.csv``, ``results.jsonl``
+and ``results.json``.
 """
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ict.data import encode, geometry, images, pairs
 from ict.device import runtime
 from ict.errors import UserError, require
 from ict.options import Given, positive
-from ict.runs import inputs, manifest, metrics, report
+from ict.runs import inputs, manifest, metrics, report, scores
 from ict.runs.config import ComputeConfig, RunConfig, add_options
 from ict.runs.scores import Key, Scores
 from ict.runs.stage import Part, Result, Stage, Task, frame_names
@@ -170,6 +170,20 @@ def frames_of(rgb: np.ndarray, grey: np.ndarray, view: inputs.View, image_size: 
             for box, full_hole in geometry.frames_in(grey, *geometry.size_of(rgb), view.geometry)]
 
 
+def refuse_incomplete(path: Path | str, grey: np.ndarray, size: tuple[int, int], geometry_name: str,
+                      frames: Sequence[Frame], keeps_size: bool) -> None:
+    """Raises a UserError where ``frames`` leave out a part of the hole that is kept, or are several small pictures.
+
+    Args:
+        size: (height, width) of the picture in the file ``path``.
+    """
+    require(not (keeps_size and geometry.reaches_out(grey, *size, geometry_name)),
+            f'{path}: the hole reaches out of the {geometry_name} frame; with --keep_size use --geometry resize or '
+            f'hole')
+    require(len(frames) == 1 or keeps_size, f'{path}: has {len(frames)} holes far apart, each with a frame of its '
+                                            f'own; add --keep_size')
+
+
 def small_result(frames: Sequence[Frame], painted: Sequence[np.ndarray]) -> np.ndarray:
     """Frames with their known pixels put back, one below the other: (n * S, S, 3) float32 in [0, 1]."""
     return np.concatenate([np.where(frame.hole[..., None], pixels, frame.image / np.float32(255))
@@ -209,7 +223,7 @@ class Priors:
         folders = pairs.condition_folders(*given)
         require(len(folders) >= n_results.value, f'{n_results}: {given} holds only {len(folders)}')
         return cls(folders[:n_results.value], manifest.read(given.value, manifest.STAGE_1),
-                   Scores(Path(given.value)).lines)
+                   Scores(Path(given.value), scores.STAGE_1).lines)
 
     def paths(self, picture: str, k: int, n_frames: int) -> list[Path]:
         """The prior of each frame."""
@@ -219,7 +233,7 @@ class Priors:
 class PaintingStage(Stage):
     """Stage 2 as a run over files: pictures, masks and priors in, results and scores out."""
 
-    noun = 'result'
+    noun, scores_name = 'result', scores.STAGE_2
 
     def __init__(self, config: InferConfig, model: Model, pictures: inputs.Inputs, view: inputs.View,
                  made_by: manifest.Manifest, priors: Priors) -> None:
@@ -254,12 +268,8 @@ class PaintingStage(Stage):
         keeps_size = self.flags.keep_size
         if keeps_size:
             encode.require_fitting(*size, self.flags.save_format)
-        require(not (keeps_size and geometry.reaches_out(grey, *size, self.view.geometry)),
-                f'{path}: the hole reaches out of the {self.view.geometry} frame; with --keep_size use --geometry '
-                f'resize or hole')
         frames = frames_of(picture.rgb, grey, self.view, self.flags.image_size)
-        require(len(frames) == 1 or keeps_size, f'{path}: has {len(frames)} holes far apart, each with a frame of its '
-                                                f'own; add --keep_size')
+        refuse_incomplete(path, grey, size, self.view.geometry, frames, keeps_size)
         return [frame._replace(picture=picture) for frame in frames]
 
     def read(self, task: Task) -> list[Frame]:
@@ -370,9 +380,8 @@ def prepare(config: InferConfig, with_priors: bool = True) -> PaintingStage:
     stage = PaintingStage(config, model, pictures, view, made_by, priors)
     if stage.keeps:
         numbers = range(len(pictures))
-        stage.refuse_folder((path for k in range(len(priors.folders)) for i in numbers
-                             for path in priors.paths(pictures.id(i), k, 1)),
-                            (stage.paths(Task(i, 0))[0] for i in numbers))
+        stage.refuse_folder(path for k in range(len(priors.folders)) for i in numbers
+                            for path in priors.paths(pictures.id(i), k, 1))
     if with_priors:
         files.output_folder(*config.output)
     return stage

@@ -92,6 +92,7 @@ def arguments(argv: list[str]) -> Any:
             f'--mask: needed for --mask_type {args.mask_type} (make some: python mask/generate.py --save_path masks)')
     require(not args.val_prior or bool(args.val_mask), '--val_prior: needs --val_mask, the masks it was made with')
     require(args.mode == TRAIN or bool(args.ckpt_path), '--ckpt_path: needed for --mode 2')
+    require(args.mode == TRAIN or not args.distributed, '--mode 2 scores in one process: leave --distributed out')
     require(not (args.invert_mask or args.dilate) or reads_files or bool(args.val_mask),
             '--invert_mask, --dilate: are for mask files; give --mask with --mask_type 2 or 3, or --val_mask')
     return args
@@ -206,10 +207,12 @@ class HeldBack:
                 for name in ('psnr', 'mae', 'ssim')}
 
 
-def test(weights: checkpoint.Checkpoint, generator: config.GeneratorConfig, held_back: HeldBack) -> int:
+def test(weights: checkpoint.Checkpoint, generator: config.GeneratorConfig, held_back: HeldBack,
+         amp_level: str) -> int:
     """Score a generator (``--mode 2``)."""
     from Guided_Upsample.models.inpaint import Inpainter
-    inpainter = Inpainter.from_checkpoint(weights, generator, runtime.rows_at_once(held_back.batch_size))
+    inpainter = Inpainter.from_checkpoint(weights, generator, runtime.rows_at_once(held_back.batch_size),
+                                          amp_level)
     means = held_back.score(inpainter, 'sample_test.png')
     if parallel.is_writer():
         print(f'PSNR: {means["psnr"]:.6f}, MAE: {means["mae"]:.9g}, SSIM: {means["ssim"]:.6f}')
@@ -263,7 +266,7 @@ def main(argv: list[str]) -> int:
         scored = HeldBack(sources.find(scored_paths, centres, example_config, is_held_back=True), args.batch_size,
                           output_dir)
         runtime.start(args.device_target, args.device_id, args.distributed)
-        return test(start.weights[GEN], gen_config, scored)
+        return test(start.weights[GEN], gen_config, scored, args.amp_level)
 
     # Take the output folder.
     with ExitStack() as stack:

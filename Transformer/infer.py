@@ -27,7 +27,7 @@ from ict.data.codebook import Tokenizer
 from ict.device import parallel, runtime
 from ict.errors import require
 from ict.options import Given, positive
-from ict.runs import inputs, manifest
+from ict.runs import inputs, manifest, scores
 from ict.runs.config import ComputeConfig, RunConfig, add_options
 from ict.runs.stage import Part, Result, Stage, Task, frame_names
 from Transformer.datasets.dataset import published_view
@@ -85,7 +85,7 @@ def add_sampling(parser: Any, sample_steps: int) -> None:
         help='the noise of a sample depends on it, the picture and the sample number alone')
     add('--sample_steps', type=int, default=sample_steps,
         help=f'forward passes an image; 0: one a missing token, as published; {RECOMMENDED_STEPS} is recommended')
-    add('--schedule', choices=sampling.SCHEDULES, default=None,
+    add('--schedule', choices=tuple(sampling.ORDERS), default=None,
         help='which tokens a pass fills (default: raster with --sample_steps 0, else halton)')
     add('--reuse', choices=REUSES, default=None,
         help='what passes after the first compute: none: everything, as published; hole: the tokens to fill, newly '
@@ -100,7 +100,7 @@ def check_sampling(args: Any) -> None:
     """Raises a UserError for fields of ``SamplingFlags`` that are out of range."""
     positive(args, 'top_k')
     positive(args, 'sample_steps', 'seed', least=0)
-    for name, values in (('schedule', sampling.SCHEDULES), ('reuse', REUSES)):
+    for name, values in (('schedule', sampling.ORDERS), ('reuse', REUSES)):
         require(getattr(args, name) in (None, *values), f'--{name} {getattr(args, name)}: is none of '
                                                         f'{", ".join(values)}')
     require(args.temperature is None or args.temperature > 0, f'--temperature {args.temperature}: must be above 0')
@@ -229,7 +229,7 @@ def frames_of(rgb: np.ndarray, grey: np.ndarray, view: inputs.View, model: Model
 class PriorStage(Stage):
     """Stage 1 as a run over files: pictures and masks in, prior files out."""
 
-    noun = 'prior'
+    noun, scores_name = 'prior', scores.STAGE_1
 
     def __init__(self, config: InferConfig, model: Model, pictures: inputs.Inputs, view: inputs.View,
                  made_by: manifest.Manifest) -> None:

@@ -16,6 +16,7 @@ from ict import options
 from ict.command import run
 from ict.errors import UserError, require
 from ict.log import log
+from ict.pretrained import DEMO, PAIRS, available
 
 FIRST_PORT = 7860  # Gradio's own
 LOCAL = ('127.0.0.1', 'localhost', '::1')
@@ -26,7 +27,7 @@ ENVIRONMENT = {'GRADIO_ANALYTICS_ENABLED': 'False', 'HF_HUB_OFFLINE': '1', 'HF_H
 def arguments(argv: list[str]) -> Any:
     parser = options.Parser(prog='python -m ict.app', description='Complete photographs on a page in the browser.')
     add = parser.add_argument
-    add('--model', default='demo', help='the model that is chosen first')
+    add('--model', choices=PAIRS, default=DEMO, help='the model that is chosen first')
     add('--host', default='127.0.0.1', help='address to listen on; with 0.0.0.0 other computers can use the page')
     add('--port', type=int, default=0, help=f'port to listen on (default: the first free one from {FIRST_PORT})')
     options.add_device(parser)
@@ -81,7 +82,6 @@ def main(argv: list[str]) -> int:
     require(importlib.util.find_spec('gradio') is not None,
             'gradio is missing; install it: pip install -r ict/requirements-app.txt')
     from ict.pipeline import Pipeline
-    from ict.pretrained import available
     load_model = functools.lru_cache(maxsize=1)(functools.partial(
         Pipeline.load, device_target=args.device_target, device_id=args.device_id))
     load_model(args.model)  # an error of it comes before the page

@@ -18,7 +18,7 @@ from PIL import Image
 
 from Guided_Upsample import infer as stage_2
 from ict import files, pretrained
-from ict.data import encode, images, masks
+from ict.data import encode, geometry, images, masks
 from ict.device import runtime
 from ict.errors import UserError, require
 from ict.options import Given
@@ -149,6 +149,8 @@ class Pipeline:
         grey = levels_of(mask, picture, view)
         tokens = stage_1.frames_of(picture.rgb, grey, view, model)
         frames = stage_2.frames_of(picture.rgb, grey, view, stage_2.PaintingFlags.image_size)
+        stage_2.refuse_incomplete('image', grey, geometry.size_of(picture.rgb), view.geometry, frames,
+                                  config.keep_size)
         require(any(frame.hole.any() for frame in tokens), 'mask: nothing of the picture is to be filled')
         n_drawn, cancelled = itertools.count(), cancel or threading.Event()
 
@@ -196,12 +198,17 @@ def decoded(picture: Picture, what: str, background: int = images.WHITE) -> imag
     """A picture as the commands decode its file; a UserError where it is none."""
     if isinstance(picture, str | Path):
         return images.load(picture, background)
-    array = np.asarray(picture.convert('RGBA' if 'A' in picture.mode or 'transparency' in picture.info else 'RGB')
-                       if isinstance(picture, Image.Image) and picture.mode not in ('L', 'RGB', 'RGBA') else picture)
+    profile, orientation = None, 1
+    if isinstance(picture, Image.Image):
+        profile, orientation = picture.info.get('icc_profile'), images.orientation_of(picture)
+        if picture.mode[0] not in 'IF' and picture.mode not in ('L', 'RGB', 'RGBA'):
+            has_alpha = 'A' in picture.mode or 'transparency' in picture.info
+            picture = picture.convert('RGBA' if has_alpha else 'RGB')
+    array = np.asarray(picture)
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
         raise UserError(f'{what}: an array of {array.dtype} {array.shape}; give uint8 (H, W), (H, W, 3) or (H, W, 4)')
-    profile = picture.info.get('icc_profile') if isinstance(picture, Image.Image) else None
-    return images.Picture(array, images.to_rgb(array, background), icc_profile=profile)
+    array = np.ascontiguousarray(images.upright(array, orientation))
+    return images.Picture(array, images.to_rgb(array, background), icc_profile=profile, orientation=orientation)
 
 
 def levels_of(mask: Picture, picture: images.Picture, view: inputs.View) -> np.ndarray:
@@ -211,5 +218,6 @@ def levels_of(mask: Picture, picture: images.Picture, view: inputs.View) -> np.n
     if isinstance(mask, np.ndarray) and mask.dtype == bool:
         mask = mask.astype(np.uint8) * 255
     name = str(mask) if isinstance(mask, str | Path) else 'mask'
-    read = decoded(mask, 'mask', images.BLACK)
-    return masks.fitted(masks.interpreted(read, name, view.invert_mask, view.dilate), picture)
+    read = decoded(mask, 'mask', images.WHITE if view.invert_mask else images.BLACK)
+    levels = masks.interpreted(read, name, view.invert_mask, view.dilate)
+    return masks.fitted(levels, *geometry.size_of(picture.rgb), picture.orientation)

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ict.errors import UserError
+from ict.errors import UserError, require
 
 FOLDER = Path(__file__).resolve().parents[1] / 'ckpts_ICT'
 DEMO = 'demo'
@@ -20,6 +20,7 @@ def paths(name: str) -> tuple[Path, Path]:
 
 def pair(name: str) -> tuple[Path, Path]:
     """The transformer and the generator of a pair; a UserError where one is missing says how to fetch it."""
+    require(name in PAIRS, f'--model {name}: is none of {", ".join(PAIRS)}')
     for path in paths(name):
         if not path.is_file():
             remedy = 'restore it with git checkout' if name == DEMO else \

@@ -123,7 +123,6 @@ class GPT(nn.Cell):
         self.blocks = nn.CellList([Block(n_embd, n_head, activation, rng) for _ in range(n_layer)])
         self.ln_f = nn.LayerNorm((n_embd,), epsilon=LAYER_NORM_EPSILON)
         self.head = _dense(n_embd, vocab_size, rng, has_bias=False)
-        self.n_layer = n_layer
 
     def construct(self, idx: ms.Tensor, masks: ms.Tensor) -> ms.Tensor:
         """idx (B, T) int32 tokens, masks (B, T) float32 with 1 = missing -> logits (B, T, vocab_size) float32."""

@@ -26,7 +26,7 @@ class SamplingConfig:
         top_k: only the so many likeliest tokens are drawn.
         temperature: logits are divided by it.
         sample_steps: forward passes a picture; 0 = one for each missing token.
-        schedule: which tokens a pass fills: one of SCHEDULES.
+        schedule: which tokens a pass fills: one of ORDERS.
         deterministic: no sampling: the prior is the mean colour that the model expects, from one pass.
     """
 
@@ -115,7 +115,6 @@ class Confidence(Order):
 
 
 ORDERS: dict[str, type[Order]] = {'raster': Raster, 'halton': Halton, 'confidence': Confidence}
-SCHEDULES = tuple(ORDERS)
 
 
 def halton_order(prior_size: int) -> np.ndarray:

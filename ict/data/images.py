@@ -110,7 +110,7 @@ def _read(stream: BinaryIO, path: str | Path, background: int, max_pixels: int, 
         if (frames := _frames(opened)) > 1:
             notes.append(f'{path}: has {frames} frames; the first is used')
         native, profile = _decode(opened, path, notes)
-        orientation = _orientation(opened)
+        orientation = orientation_of(opened)
         native = np.ascontiguousarray(upright(native, orientation))
         return Picture(native, to_rgb(native, background), notes, profile, _exif(opened), orientation)
 
@@ -264,7 +264,7 @@ def _exif(opened: Image.Image) -> bytes | None:
         return None
 
 
-def _orientation(opened: Image.Image) -> int:
+def orientation_of(opened: Image.Image) -> int:
     """EXIF's orientation, 1 to 8; 1 where there is none or the EXIF data is damaged."""
     try:
         found = opened.getexif().get(_ORIENTATION_TAG, 1)

@@ -106,17 +106,17 @@ def grown(levels: np.ndarray, dilate: int) -> np.ndarray:
     return np.ascontiguousarray(levels)
 
 
-def fitted(levels: np.ndarray, picture: images.Picture) -> np.ndarray:
+def fitted(levels: np.ndarray, height: int, width: int, orientation: int) -> np.ndarray:
     """A mask that has the proportions of the stored pixels of a picture, and not those of the upright one, turned too.
 
     Args:
         levels: (h, w) uint8 of any size.
+        height, width: of the upright picture. orientation: see ``images.Picture``.
     """
-    height, width = picture.rgb.shape[:2]
-    sideways = picture.orientation >= 5 and same_proportions(levels, width, height)
+    sideways = orientation >= 5 and same_proportions(levels, width, height)
     if not sideways or same_proportions(levels, height, width):
         return levels
-    return np.ascontiguousarray(images.upright(levels, picture.orientation))
+    return np.ascontiguousarray(images.upright(levels, orientation))
 
 
 def same_proportions(levels: np.ndarray, height: int, width: int) -> bool:

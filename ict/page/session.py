@@ -27,6 +27,7 @@ class Photo(NamedTuple):
         path: the file that was uploaded, or a chosen completion.
         name: stem of the first upload's name; the noise depends on it, and downloads start with it.
         preview: a file that shows it on the page.
+        height, width: upright. orientation: see ``images.Picture``.
     """
 
     path: Path
@@ -34,6 +35,7 @@ class Photo(NamedTuple):
     preview: Path
     height: int
     width: int
+    orientation: int
 
 
 class Session:
@@ -58,7 +60,8 @@ class Session:
     def open_photo(self, path: Path, name: str = '') -> list[str]:
         """Work on the photo in a file, unless it can't be read; what of it can't be represented, one line each."""
         picture = _read(images.load, path)
-        self.photo = Photo(path, name or path.stem, self._preview(picture.rgb), *geometry.size_of(picture.rgb))
+        self.photo = Photo(path, name or path.stem, self._preview(picture.rgb), *geometry.size_of(picture.rgb),
+                           picture.orientation)
         self.masks, self.mask_previews, self.completions, self.previews = [], [], [], []
         self.cancel.set()  # completions of another photo are not wanted any more
         return [_named(line, path) for line in picture.notes]
@@ -67,13 +70,16 @@ class Session:
         """Add a mask file (white = hole), as the commands see it; what was taken for granted, one line each."""
         photo = self._photo()
         grey, notes = _read(lambda path: masks.read(path, False, 0, images.MAX_PIXELS), path)
-        hole = geometry.touched(grey > geometry.HOLE_LEVEL, photo.height, photo.width)
+        fitted = masks.fitted(grey, photo.height, photo.width, photo.orientation)
+        hole = geometry.touched(fitted > geometry.HOLE_LEVEL, photo.height, photo.width)
         layer = Image.fromarray(hole.astype(np.uint8) * 255)
         layer.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
         self.masks.append(hole)
         self.mask_previews.append(self._file('mask.png'))
         Image.merge('LA', (layer, layer)).save(self.mask_previews[-1])
-        if grey.shape[0] * photo.width != grey.shape[1] * photo.height:
+        if fitted is not grey:
+            notes = [*notes, f'{path}: lies as the photo does before it is turned upright; turned with it']
+        elif not masks.same_proportions(grey, photo.height, photo.width):
             notes = [*notes, f'{path}: has other proportions than the photo and is stretched over it']
         return [_named(line, path) for line in notes]
 

@@ -151,8 +151,8 @@ class Inputs:
 
     def _fitted(self, i: int, levels: np.ndarray, picture: images.Picture, view: View) -> np.ndarray:
         """The mask turned as its picture is where it was made for the stored pixels; says that, and other shapes."""
-        fitted = masks.fitted(levels, picture)
         height, width = picture.rgb.shape[:2]
+        fitted = masks.fitted(levels, height, width, picture.orientation)
         sizes = f'{self.mask_path(i)}: {levels.shape[1]} x {levels.shape[0]}'
         if fitted is not levels:
             self.say(f'{sizes}, which is how {self.pictures.path(i)} lies before it is turned upright; turned with it')
@@ -208,11 +208,17 @@ def find(given: Given, masks_given: Given, flags: ViewFlags, output_dir: str | P
     return Inputs(pictures, mask_files, pairing.numbers, flags, [*notes, *pairing.notes])
 
 
-def without_masks(given: Given, mask_option: str, max_pixels: int, output_dir: str | Path) -> str:
-    """``ALPHA`` for pictures without masks; a UserError names the first that has no transparent part to fill."""
+def without_masks(given: Given, mask_option: str, flags: ViewFlags, output_dir: str | Path) -> str:
+    """``ALPHA`` for pictures without masks; a UserError names the first that has no transparent part to fill.
+
+    Pictures that can't be read are left to the run, which names them all.
+    """
     pictures = listing.find(*given, without=Path(output_dir))
     for i in range(len(pictures)):
-        picture = images.load(pictures.path(i), max_pixels=max_pixels, allow_truncated=False)
+        try:
+            picture = images.load(pictures.path(i), images.WHITE, flags.max_pixels, flags.allow_truncated)
+        except UserError:
+            continue
         try:
             masks.of_alpha(pictures.path(i), picture, False, 0)
         except UserError as error:

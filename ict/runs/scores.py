@@ -1,4 +1,4 @@
-"""What is known of every finished result: a line each in ``scores.jsonl``, on disk before the result itself is.
+"""What is known of every finished result: a line each in a file of its stage, on disk before the result itself is.
 
 A result counts as finished when its file is there and its line names the same sources. So a kill at any moment loses
 no score, and a result whose line is missing is made again.
@@ -12,8 +12,7 @@ from typing import Any
 
 from ict import files
 
-NAME = 'scores.jsonl'
-_PART = 'scores.{}.jsonl'  # what a further rank has added in this run
+STAGE_1, STAGE_2 = 'scores.jsonl', 'results.jsonl'  # both may lie in one folder
 
 Key = tuple[str, int]  # (id of the picture, number of the result from 0)
 
@@ -23,14 +22,24 @@ class Scores:
 
     Args:
         output_dir: None keeps them in memory only.
+        name: STAGE_1 or STAGE_2.
         rank: of this process; each rank appends to a file of its own.
     """
 
-    def __init__(self, output_dir: Path | None, rank: int = 0) -> None:
-        self.output_dir, self.rank = output_dir, rank
+    def __init__(self, output_dir: Path | None, name: str, rank: int = 0) -> None:
+        self.path, self.rank = output_dir and output_dir / name, rank
         self.lines: dict[Key, dict[str, Any]] = {}
-        if output_dir is not None:
-            self._read([output_dir / NAME, *_parts(output_dir)])
+        if self.path is not None:
+            self._read([self.path, *self._parts()])
+
+    def _part(self, rank: int | str) -> Path:
+        """What a further rank has added in this run."""
+        assert self.path is not None
+        return self.path.with_suffix(f'.{rank}.jsonl')
+
+    def _parts(self) -> list[Path]:
+        pattern = self._part('*')
+        return sorted(pattern.parent.glob(pattern.name))
 
     def _read(self, paths: list[Path]) -> None:
         """Take the lines of these files; one that a kill cut short is left out."""
@@ -53,24 +62,26 @@ class Scores:
     def add(self, key: Key, line: dict[str, Any]) -> None:
         """Note a result that is about to be written."""
         self.lines[key] = line
-        if self.output_dir is not None:
-            path = self.output_dir / (NAME if self.rank == 0 else _PART.format(self.rank))
-            with open(path, 'a', encoding='utf-8') as stream:
+        if self.path is not None:
+            with open(self._part(self.rank) if self.rank else self.path, 'a', encoding='utf-8') as stream:
                 stream.write('\n' + _text(key, line))  # after what a kill cut short
+
+    def forget_all(self) -> None:
+        """Forget every line, those of pictures that are not part of this run, too; before any rank adds one."""
+        self.lines.clear()
+        if self.path is not None and self.rank == 0:
+            for path in (self.path, *self._parts()):
+                files.remove(path)
 
     def finish(self) -> None:
         """Rewrite the lines of all ranks as one file in a fixed order; for rank 0, when the others have ended."""
-        if self.output_dir is None:
+        if self.path is None:
             return
-        self._read(_parts(self.output_dir))
+        self._read(self._parts())
         text = ''.join(_text(key, self.lines[key]) for key in sorted(self.lines))
-        files.write_bytes(self.output_dir / NAME, text.encode())
-        for path in _parts(self.output_dir):
+        files.write_bytes(self.path, text.encode())
+        for path in self._parts():
             files.remove(path)
-
-
-def _parts(output_dir: Path) -> list[Path]:
-    return sorted(output_dir.glob(_PART.format('*')))
 
 
 def _text(key: Key, line: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +43,7 @@ class Part(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What a stage makes of one task: its line in scores.jsonl, and for each file a function that returns its bytes."""
+    """What a stage makes of one task: its line for ``Scores``, and for each file a function that returns its bytes."""
 
     scores: dict[str, Any]
     encoders: Mapping[Path, Callable[[], bytes]]
@@ -66,6 +67,7 @@ class Stage(ABC):
     """
 
     noun: str  # what a result is called
+    scores_name: str  # of the file with a line for each
     scores: Scores
 
     def __init__(self, config: RunConfig, pictures: Inputs, view: View, manifest: Manifest, keeps: bool = True) -> None:
@@ -116,22 +118,27 @@ class Stage(ABC):
             for k in range(self.n_results):
                 yield from self.paths(Task(i, k))
 
-    def refuse_folder(self, inputs: Iterable[Path], leftovers: Iterable[Path]) -> None:
-        """Raises a UserError where results would replace pictures, masks or ``inputs``, or ``leftovers`` are there."""
+    def refuse_folder(self, inputs: Iterable[Path], leftovers: Iterable[Path] = ()) -> None:
+        """Raises a UserError where results would replace pictures, masks or ``inputs``.
+
+        So do results that are there although no manifest tells what made them, and ``leftovers``.
+        """
         self.pictures.refuse_to_overwrite(self.all_paths(), str(self.config.output), inputs)
         if not self.config.overwrite:
-            self.manifest.refuse_leftovers(leftovers)
+            self.manifest.refuse_leftovers(chain(self.all_paths(), leftovers))
 
     def execute(self, device_target: str) -> int:
         """Make what is not finished yet; the exit status."""
         compute = self.config.compute
         with locked(self.output_dir, self.config.output.option):
             # what is still to be made
-            self.scores = Scores(self.output_dir if self.keeps else None, self.rank)
+            self.scores = Scores(self.output_dir if self.keeps else None, self.scores_name, self.rank)
             if self.rank == 0:
                 for folder in {self.output_dir, *(path.parent for path in self.all_paths())}:
                     files.sweep(folder, below=False)
             tasks = self.unfinished()
+            if self.config.overwrite:
+                self.scores.forget_all()
             # Ranks must find the manifest before any result, and --overwrite must not leave the old one. Otherwise
             # MindSpore starts while the checkpoint's digest is computed.
             manifest_first = compute.distributed or self.config.overwrite

@@ -69,6 +69,20 @@ def test_a_mask_of_another_size_grows_to_every_pixel_that_it_touches(session, ph
     assert (session.hole == expected).all()
 
 
+def test_a_mask_for_the_stored_pixels_of_a_turned_photo_is_turned_with_it(session, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(photograph(0)).save(tmp_path / 'photo.png', exif=exif)
+    mask = np.zeros((48, 64), np.uint8)
+    mask[5:9, 20:30] = 255
+    Image.fromarray(mask).save(tmp_path / 'mask.png')
+    session.open_photo(tmp_path / 'photo.png')
+    assert session.open_mask(tmp_path / 'mask.png') == [
+        'mask.png: lies as the photo does before it is turned upright; turned with it']
+    session.prepare([{'tool': 'mask', 'number': 0}], 0)
+    assert (session.hole == np.rot90(mask, -1)).all()
+
+
 def test_a_photo_that_cannot_be_read_leaves_everything_as_it_was(session, photo, tmp_path):
     session.open_photo(photo)
     session.prepare(DOT, 0)

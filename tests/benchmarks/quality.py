@@ -99,10 +99,10 @@ def setting_options(name: str) -> list[str]:
     """
     if name == DETERMINISTIC:
         return ['--deterministic', 'True']
-    schedules, reuses = '|'.join(sampling.SCHEDULES), '|'.join(stage_1.REUSES)
+    schedules, reuses = '|'.join(sampling.ORDERS), '|'.join(stage_1.REUSES)
     found = re.fullmatch(rf'(?:{SEQUENTIAL}|({schedules})-(\d+))(?:-({reuses}))?', name)
     require(found is not None, f'setting {name}: is neither {SEQUENTIAL} nor {DETERMINISTIC} nor like {RECOMMENDED} or '
-                               f'{RECOMMENDED}-none (schedules: {", ".join(sampling.SCHEDULES)}; all but '
+                               f'{RECOMMENDED}-none (schedules: {", ".join(sampling.ORDERS)}; all but '
                                f'{DETERMINISTIC} may end in -{", -".join(stage_1.REUSES)})')
     schedule, passes, reuse = found.groups()
     return ['--sample_steps', passes or '0', '--schedule', schedule or 'raster',

@@ -27,7 +27,6 @@ def snippet(name: str) -> str:
 def test_a_sampling_order(tiny, folders, monkeypatch):
     monkeypatch.setattr(sampling, 'ORDERS', dict(sampling.ORDERS))
     exec(snippet('Backwards'), vars(sampling))
-    monkeypatch.setattr(sampling, 'SCHEDULES', tuple(sampling.ORDERS))
     order = []
 
     def logits_at(tokens: np.ndarray, mask: np.ndarray, positions: np.ndarray) -> np.ndarray:

@@ -50,7 +50,7 @@ def test_the_files_between_the_stages_are_as_specified(tiny, folders, colours, c
     found = both(tiny, folders, folders['save'], ('--condition_num', 2), ('--condition_num', 2, '--visualize'))
     assert set(found) == {
         *(f'AP/condition_{k}/p{i}.png' for k in (1, 2) for i in range(3)), 'AP/manifest.json',
-        'AP/scores.jsonl', *(f'p{i}_{k}.png' for k in (0, 1) for i in range(3)), 'results.json', 'scores.jsonl',
+        'AP/scores.jsonl', *(f'p{i}_{k}.png' for k in (0, 1) for i in range(3)), 'results.json', 'results.jsonl',
         'metrics.csv', 'metrics_by_hole.csv', 'comparison.png'}
     assert re.search(r'^PSNR: \d+\.\d{6}, MAE: 0\.\d{9}$', capsys.readouterr().out, re.M)
     manifest = json.loads(found['AP/manifest.json'])
@@ -181,6 +181,42 @@ def test_overwrite_leaves_no_result_of_the_run_before(tiny, folders, tmp_path):
     assert [name for name in anew if re.fullmatch(r'p\d_\d\.png', name)] == ['p0_0.png', 'p1_0.png', 'p2_0.png']
 
 
+def test_overwrite_of_some_pictures_lets_no_other_count_as_made_with_the_new_settings(tiny, folders, tmp_path):
+    save, alone = tmp_path / 'one', {**folders, 'images': folders['images'] / 'p0.png'}
+    both(tiny, folders, save)
+    assert sample(tiny, alone, save / 'AP', '--seed', 1, '--overwrite') == 0
+    assert sample(tiny, folders, save / 'AP', '--seed', 1) == 0
+    assert files_of(save / 'AP') == files_of_run(tiny, folders, tmp_path / 'two', '--seed', 1)
+
+
+def files_of_run(tiny, folders, save: Path, *options) -> dict[str, bytes]:
+    assert sample(tiny, folders, save, *options) == 0
+    return files_of(save)
+
+
+def test_both_stages_may_write_into_one_folder(tiny, folders, tmp_path, capsys):
+    save = tmp_path / 'one'
+    assert sample(tiny, folders, save) == 0
+    assert paint(tiny, folders, save, save) == 0
+    first = files_of(save)
+    capsys.readouterr()
+    assert paint(tiny, folders, save, save) == 0
+    assert sample(tiny, folders, save) == 0
+    said = capsys.readouterr().err
+    assert '3 finished results are kept' in said and '3 finished priors are kept' in said
+    assert files_of(save) == first
+    assert all(float(row['log_likelihood']) < 0 for row in csv.DictReader((save / 'metrics.csv').open()))
+
+
+@pytest.mark.parametrize('name', ['p1_0.png', 'p0_1.png', 'comparison.png'])
+def test_a_file_that_no_run_made_is_not_replaced(tiny, folders, tmp_path, name):
+    assert sample(tiny, folders, tmp_path / 'AP', '--condition_num', 2) == 0
+    (tmp_path / name).write_bytes(b'mine')
+    with pytest.raises(UserError, match=f'{name}: is there already, and no results.json tells what made it'):
+        paint(tiny, folders, tmp_path / 'AP', tmp_path, '--condition_num', 2, '--visualize')
+    assert (tmp_path / name).read_bytes() == b'mine'
+
+
 def test_a_result_that_is_to_be_completed_further_is_no_surplus(tiny, folders, tmp_path):
     save = tmp_path / 'one'
     both(tiny, folders, save, ('--condition_num', 2), ('--condition_num', 2))
@@ -209,9 +245,9 @@ def test_a_killed_run_loses_no_scores(tiny, folders, tmp_path, monkeypatch, caps
     with monkeypatch.context() as patch:  # killed when all is painted and nothing collected
         patch.setattr(stage.Stage, 'finish', lambda *_: None)
         paint(tiny, folders, save / 'AP', save)
-    lines = (save / 'scores.jsonl').read_text()
+    lines = (save / 'results.jsonl').read_text()
     assert lines.count('"psnr"') == 3
-    (save / 'scores.jsonl').write_text(lines[:-30])  # of the third line a part
+    (save / 'results.jsonl').write_text(lines[:-30])  # of the third line a part
     capsys.readouterr()
     alone = {**folders, 'images': tmp_path / 'alone'}
     alone['images'].mkdir()

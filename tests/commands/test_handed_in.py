@@ -293,6 +293,8 @@ def test_run_takes_the_transparent_part_by_itself_and_only_where_there_is_one(tm
     (tmp_path / 'i' / 'b.png').write_bytes(IMAGE)
     with pytest.raises(UserError, match=r'--input_mask: i/b\.png: has no transparent part that could be'):
         arguments(['--input_image', 'i'])
+    (tmp_path / 'i' / 'b.png').write_bytes(CUT_OUT[:-30])  # said by the run, which completes the other
+    assert arguments(['--input_image', 'i']).input_mask == 'alpha'
     (tmp_path / 'alpha').mkdir()
     with pytest.raises(UserError, match=r'--mask alpha: is the name of a file or folder here; write \./alpha for it'):
         inputs.find(Given('i', '--input'), Given('alpha', '--mask'), inputs.ViewFlags(), 's')

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ict.data import masks
 from ict.errors import UserError
-from ict.pipeline import Cancelled, Pipeline
+from ict.pipeline import Cancelled, Pipeline, decoded, levels_of
+from ict.runs import inputs
 from tests.conftest import command, photograph
 
 
@@ -45,6 +47,32 @@ def test_pictures_may_be_files_arrays_or_pil(pipe, folders):
     for image, mask in (pictures, arrays, (arrays[0], arrays[1] > 127), map(str, paths)):
         [completion] = pipe(image, mask, steps=2)
         np.testing.assert_array_equal(completion.picture, wanted.picture)
+
+
+def test_pil_pictures_are_read_as_their_files_are(pipe, folders, tmp_path):
+    turned, exif = photograph(0, 64, 48), Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(turned).save(tmp_path / 'turned.png', exif=exif)
+    Image.fromarray(np.pad(np.full((30, 20), 255, np.uint8), ((20, 14), (10, 18)))).save(tmp_path / 'mask.png')
+    paths = tmp_path / 'turned.png', tmp_path / 'mask.png'  # a mask for the stored pixels
+    [wanted] = pipe(*paths, steps=2)
+    assert wanted.picture.shape == (48, 64, 3)
+    [completion] = pipe(*map(Image.open, paths), steps=2)
+    np.testing.assert_array_equal(completion.picture, wanted.picture)
+    Image.fromarray(np.full((48, 64), 30000, np.uint16)).save(tmp_path / 'deep.png')
+    with pytest.raises(UserError, match='image: an array of uint16'):  # Pillow would clip it to white
+        pipe(Image.open(tmp_path / 'deep.png'), folders['masks'] / 'p0.png')
+
+
+def test_the_transparent_part_of_an_inverted_mask_is_no_hole(pipe, tmp_path):
+    rgba = np.full((48, 64, 4), 255, np.uint8)
+    rgba[10:30, 10:30, :3] = rgba[:, 50:] = 0
+    Image.fromarray(rgba).save(tmp_path / 'mask.png')
+    view = inputs.View(invert_mask=True)
+    wanted, _ = masks.read(tmp_path / 'mask.png', True, 0, 0)
+    picture = decoded(photograph(0), 'image')
+    for mask in (tmp_path / 'mask.png', Image.open(tmp_path / 'mask.png')):
+        np.testing.assert_array_equal(levels_of(mask, picture, view), wanted)
 
 
 def test_unpainted_pixels_are_the_photographs_bit_for_bit_with_alpha_and_profile(pipe):
@@ -108,7 +136,20 @@ def test_values_out_of_range_are_one_line(pipe, how, line):
     assert '\n' not in str(said.value)
 
 
+@pytest.mark.parametrize(('how', 'line'), [
+    ({'geometry': 'crop'}, 'image: the hole reaches out of the crop frame'),
+    ({'geometry': 'hole', 'keep_size': False}, 'image: has 2 holes far apart'),
+])
+def test_a_hole_is_never_left_out(pipe, how, line):
+    hole = np.zeros((48, 480), bool)
+    hole[20:28, 4:12] = hole[20:28, 460:468] = True
+    with pytest.raises(UserError, match=line):
+        pipe(photograph(0, 48, 480), hole, **how)
+
+
 def test_wrong_models_are_one_line(tiny):
+    with pytest.raises(UserError, match='--model imagenet: is none of demo, ImageNet'):
+        Pipeline.load('imagenet')
     with pytest.raises(UserError, match='holds a Generator, not a Transformer'):
         Pipeline.load(transformer_ckpt=tiny['generator'], upsample_ckpt=tiny['generator'])
     with pytest.raises(UserError, match='give both'):

@@ -70,14 +70,14 @@ def manifest_(path: Path) -> None:
 def scores_(path: Path) -> None:
     """The scores of two ranks; what is read of them is still there after the run."""
     folder = path.parent
-    for name in (scores.NAME, 'scores.1.jsonl'):
+    for name in (scores.STAGE_1, 'scores.1.jsonl'):
         shutil.copyfile(path, folder / name)
-    opened = scores.Scores(folder)
+    opened = scores.Scores(folder, scores.STAGE_1)
     for picture, _ in opened.lines:
         opened.of_picture(picture, 2)
     opened.add(('new', 0), {'psnr': 1.5})
     opened.finish()
-    assert opened.lines.keys() == scores.Scores(folder).lines.keys()
+    assert opened.lines.keys() == scores.Scores(folder, scores.STAGE_1).lines.keys()
 
 
 TARGETS: dict[str, tuple[Callable[[Path], None], str]] = {

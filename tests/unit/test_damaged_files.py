@@ -8,7 +8,7 @@ import pytest
 
 from ict import checkpoint
 from ict.errors import UserError
-from ict.runs import manifest
+from ict.runs import manifest, scores
 from ict.runs.scores import Scores
 from ict.training.checkpointer import StartingPoint
 
@@ -81,8 +81,8 @@ def test_a_damaged_manifest_is_named(text, tmp_path):
 
 
 def test_damaged_lines_of_scores_are_passed_over(tmp_path: Path):
-    Scores(tmp_path).add(('a', 0), {'psnr': 1.5})
+    Scores(tmp_path, scores.STAGE_1).add(('a', 0), {'psnr': 1.5})
     with open(tmp_path / 'scores.jsonl', 'a') as stream:
         stream.write('["b", "3\n7\n["c"]\n{"id": ["d"], "result": 4}\n{"id": "e"}\n' + '[' * 100_000 + '\n')
-    Scores(tmp_path).add(('f', 1), {'psnr': 2.5})
-    assert Scores(tmp_path).lines == {('a', 0): {'psnr': 1.5}, ('f', 1): {'psnr': 2.5}}
+    Scores(tmp_path, scores.STAGE_1).add(('f', 1), {'psnr': 2.5})
+    assert Scores(tmp_path, scores.STAGE_1).lines == {('a', 0): {'psnr': 1.5}, ('f', 1): {'psnr': 2.5}}

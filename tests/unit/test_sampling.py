@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from Transformer.models import sampling
-from Transformer.models.sampling import ORDERS, SCHEDULES, Order, Sampler, SamplingConfig, noise_generator
+from Transformer.models.sampling import ORDERS, Order, Sampler, SamplingConfig, noise_generator
 
 VOCAB, SIDE = 11, 6
 T = SIDE * SIDE
@@ -77,7 +77,7 @@ def test_counts_follow_a_cosine():
     np.testing.assert_array_equal(sampling.cumulative_counts(100, 4), [8, 29, 62, 100])
 
 
-@pytest.mark.parametrize('schedule', SCHEDULES)
+@pytest.mark.parametrize('schedule', ORDERS)
 @pytest.mark.parametrize('steps', [0, 1, 5, 1000])
 def test_every_missing_token_is_filled_exactly_once_and_no_other_moves(schedule, steps):
     tokens, holes = batch(5)
@@ -118,7 +118,7 @@ def test_passes_after_the_first_read_what_they_fill_and_the_first_one_everything
             assert set(positions[b]) == set(np.flatnonzero(mask[b] & ~after[b]))
 
 
-@pytest.mark.parametrize('schedule', SCHEDULES)
+@pytest.mark.parametrize('schedule', ORDERS)
 @pytest.mark.parametrize('steps', [0, 5])
 def test_neither_batch_nor_order_changes_a_picture(schedule, steps):
     tokens, holes = batch(6)
@@ -178,7 +178,7 @@ def test_draws_have_the_top_k_distribution():
     np.testing.assert_allclose(np.bincount(cold, minlength=5) / 40000, square / square.sum(), atol=0.01)
 
 
-@pytest.mark.parametrize('schedule', SCHEDULES)
+@pytest.mark.parametrize('schedule', ORDERS)
 def test_log_likelihood_is_that_of_the_tokens_drawn(schedule):
     tokens, holes = batch(3)
     total = np.zeros(3)
