@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import io
+import math
 import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -93,12 +94,28 @@ class Data:
         """(B, T) -> (B, 3, P, P) in levels."""
         return self.codebook_rgb[tokens].view(-1, PRIOR_SIZE, PRIOR_SIZE, 3).permute(0, 3, 1, 2)
 
+    def true_priors(self, pictures: torch.Tensor) -> torch.Tensor:
+        """(B, 3, S, S) -> (B, 3, P, P), both in levels."""
+        return self.priors_of(self.tokens_of(pictures))
+
     def random_holes(self, count: int) -> torch.Tensor:
-        """(B, 256, 256) bool, all of them in one of the eight orientations."""
+        """(B, 256, 256) bool, free-form strokes, all of them in one of the eight orientations."""
         hole = self.holes[torch.randint(len(self.holes), (count,), device=self.device)]
         if torch.rand(()) < 0.5:
             hole = hole.transpose(1, 2)
         return hole.flip([axis for axis in (1, 2) if torch.rand(()) < 0.5])
+
+    def random_wide_holes(self, count: int) -> torch.Tensor:
+        """(B, 256, 256) bool: an ellipse or a rectangle, rotated, its axes or sides 24 to 160 pixels long."""
+
+        def uniform(low: float, high: float) -> torch.Tensor:
+            return low + (high - low) * torch.rand(count, 1, 1, device=self.device)
+
+        y, x = torch.meshgrid(*2 * [torch.arange(IMAGE_SIZE, device=self.device)], indexing='ij')
+        y, x, angle = y - uniform(40, 216), x - uniform(40, 216), uniform(0, math.pi)
+        along = (x * angle.cos() + y * angle.sin()).abs() / uniform(12, 80)  # 1 at the side
+        across = (y * angle.cos() - x * angle.sin()).abs() / uniform(12, 80)
+        return torch.where(uniform(0, 1) < 0.5, along.square() + across.square(), torch.maximum(along, across)) < 1
 
     def random_crops(self, count: int, smallest: float) -> torch.Tensor:
         """(B, 3, 256, 256) in levels: squares of photographs with sides of ``smallest`` to 1, half of them mirrored."""
@@ -112,6 +129,14 @@ class Data:
         mirrored = torch.rand(count, device=self.device) < 0.5
         pictures = torch.cat(crops)
         return torch.where(mirrored[:, None, None, None], pictures.flip(3), pictures).round()
+
+    def toned(self, pictures: torch.Tensor, share: float) -> torch.Tensor:
+        """A ``share`` of pictures (B, 3, S, S) in levels with other brightness (gamma 0.5 to 2) and colours."""
+        gamma = torch.exp(math.log(2) * (2 * torch.rand(len(pictures), 1, 1, 1, device=self.device) - 1))
+        gain = torch.exp(0.3 * (2 * torch.rand(len(pictures), 3, 1, 1, device=self.device) - 1))
+        changed = ((pictures / 255) ** gamma * gain * 255).round().clamp(0, 255)
+        chosen = torch.rand(len(pictures), device=self.device) < share
+        return torch.where(chosen[:, None, None, None], changed, pictures)
 
     def random_tokens(self, count: int) -> torch.Tensor:
         """(B, T) int64: half of crops of photographs, half of the small pictures."""

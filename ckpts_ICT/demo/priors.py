@@ -12,6 +12,7 @@ from Transformer.models.sampling import halton_order
 
 TOP_K = 40
 WAYS = ((0, 1.0), (4, 0.6), (8, 0.6), (8, 0.8))  # passes (0: deterministic) and temperatures that training sees
+LARGEST_HINT = 0.4
 
 
 @torch.no_grad()
@@ -41,9 +42,14 @@ def sampled(gpt: GPT, data: Data, tokens: torch.Tensor, mask: torch.Tensor, n_pa
 
 
 def priors(gpt: GPT, data: Data, pictures: torch.Tensor, holes: torch.Tensor, n_passes: int,
-           temperature: float) -> torch.Tensor:
-    """Priors (B, 3, P, P) in levels of pictures (B, 3, S, S) in levels with holes (B, S, S) bool."""
+           temperature: float, largest_hint: float = 0.0) -> torch.Tensor:
+    """Priors (B, 3, P, P) in levels of pictures (B, 3, S, S) in levels with holes (B, S, S) bool.
+
+    Args:
+        largest_hint: up to this share of a hole's tokens, drawn for each picture, are the true ones.
+    """
     tokens, mask = data.tokens_of(pictures), touched(holes)
+    mask &= torch.rand_like(mask, dtype=torch.float) >= largest_hint * torch.rand(len(mask), 1, device=mask.device)
     if n_passes == 0:
         return expected(gpt, data, tokens, mask)
     return sampled(gpt, data, tokens, mask, n_passes, temperature)
@@ -62,28 +68,33 @@ class Pool:
     priors: torch.Tensor
 
     @classmethod
-    def made(cls, gpt: GPT, data: Data, size: int, at_once: int) -> Pool:
-        """A new pool, in equal parts of each of WAYS."""
+    def made(cls, gpt: GPT, data: Data, size: int, at_once: int, toned: float) -> Pool:
+        """A new pool, in equal parts of each of WAYS, a third of it with wide holes."""
         parts = []
         for number, start in enumerate(range(0, size, at_once)):
-            pictures = data.random_crops(min(at_once, size - start), 0.7)
-            holes = data.random_holes(len(pictures))
-            made = priors(gpt, data, pictures, holes, *WAYS[number % len(WAYS)])
+            pictures = data.toned(data.random_crops(min(at_once, size - start), 0.7), toned)
+            holes = (data.random_wide_holes if number % 3 == 2 else data.random_holes)(len(pictures))
+            made = priors(gpt, data, pictures, holes, *WAYS[number % len(WAYS)], largest_hint=LARGEST_HINT)
             parts.append((pictures.to(torch.uint8), holes, made.to(torch.uint8)))
         return cls(*map(torch.cat, zip(*parts, strict=True)))
 
-    def batch(self, data: Data, count: int, crop: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """image, prior (B, 3, s, s) in [0, 1] and hole (B, 1, s, s) float; half the time only a part of each hole."""
+    def batch(self, data: Data, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Pictures and priors in levels and holes; half the time only a part of each hole."""
         chosen = torch.randint(len(self.pictures), (count,), device=data.device)
         image, hole, prior = self.pictures[chosen].float(), self.holes[chosen], self.priors[chosen].float()
         if torch.rand(()) < 0.5:  # what is filled no more shows the true colours in the prior
-            part = data.random_holes(count) & hole
-            true = data.priors_of(data.tokens_of(image))
-            prior, hole = torch.where(touched(part).view(-1, 1, *true.shape[2:]), prior, true), part
-        views = enlarged(prior), image / 255, hole[:, None].float()
-        if torch.rand(()) < 0.5:
-            views = tuple(view.flip(3) for view in views)
-        top, left = (8 * random_number((image.shape[3] - crop) // 8 + 1) for _ in range(2))
-        prior, image, hole = (view[..., top:top + crop, left:left + crop].contiguous(
-            memory_format=torch.channels_last) for view in views)
+            hole = data.random_holes(count) & hole
+            prior = torch.where(touched(hole).view(-1, 1, *prior.shape[2:]), prior, data.true_priors(image))
         return image, prior, hole
+
+
+def random_views(image: torch.Tensor, prior: torch.Tensor, hole: torch.Tensor,
+                 size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The same ``size`` pixels of each, or their mirror image: (B, 3, s, s) in [0, 1] twice, (B, 1, s, s) float."""
+    views = enlarged(prior), image / 255, hole[:, None].float()
+    if torch.rand(()) < 0.5:
+        views = tuple(view.flip(3) for view in views)
+    top, left = (8 * random_number((image.shape[3] - size) // 8 + 1) for _ in range(2))
+    prior, image, hole = (view[..., top:top + size, left:left + size].contiguous(
+        memory_format=torch.channels_last) for view in views)
+    return image, prior, hole

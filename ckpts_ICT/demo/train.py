@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from ckpts_ICT.demo.data import Data, enlarged, random_number, touched
 from ckpts_ICT.demo.networks import GPT, Features, Generator
-from ckpts_ICT.demo.priors import Pool, priors
+from ckpts_ICT.demo.priors import Pool, priors, random_views
 from ict import files, options
 from ict.command import run
 from ict.runs.perceptual import SHORTEST_LENGTH
@@ -194,14 +194,14 @@ def pixel_weights(hole: torch.Tensor) -> torch.Tensor:
 
 def generator_losses(painted: torch.Tensor, image: torch.Tensor, hole: torch.Tensor, features: Features,
                      start: tuple[int, int]) -> dict[str, torch.Tensor]:
-    """Losses by name, not yet weighted: pixels, means of 16 x 16 pixels, features.
+    """Losses by name, not yet weighted: pixels, means of 16 x 16 and of 64 x 64 pixels, features.
 
     Args:
         start: where the features' grid begins, each below GRID. The generator would learn a grid that never moves.
     """
     losses = {'l1': ((painted - image).abs() * pixel_weights(hole)).sum() / hole.sum().clamp(min=1) / 3}
-    coarse = functional.avg_pool2d((painted - image) * hole, 16).abs().mean()
-    losses['coarse'] = coarse / hole.mean().clamp(min=1e-3)
+    errors = [functional.avg_pool2d((painted - image) * hole, size).abs().mean() for size in (16, 64)]
+    losses['coarse'] = torch.stack(errors).mean() / hole.mean().clamp(min=1e-3)
     y, x = start
     real, fake = (view[..., y:view.shape[2] - GRID + y, x:view.shape[3] - GRID + x]
                   for view in (image, painted * hole + image * (1 - hole)))
@@ -226,7 +226,7 @@ def train_generator(args: argparse.Namespace, data: Data, gpt: GPT) -> None:
     while training.goes_on():
         if pool is None or time.time() - made > 3600 * args.pool_hours:
             pool, made = pool_on_disk(args, data, gpt, anew=pool is not None), time.time()
-        image, prior, hole = pool.batch(data, args.batch2, args.crop)
+        image, prior, hole = random_views(*pool.batch(data, args.batch2), args.crop)
         optimizer.param_groups[0]['lr'] = training.rate(args.lr2, warmup=150)
         start = random_number(GRID), random_number(GRID)
         with half(args.device):
@@ -250,7 +250,7 @@ def pool_on_disk(args: argparse.Namespace, data: Data, gpt: GPT, anew: bool) -> 
     if path.exists() and not anew:
         return Pool(**torch.load(path, map_location=args.device))
     with half(args.device):
-        pool = Pool.made(gpt, data, args.pool_size, args.pool_at_once)
+        pool = Pool.made(gpt, data, args.pool_size, args.pool_at_once, args.toned)
     if args.device == 'cpu':
         torch.save(vars(pool), path)
     return pool
@@ -258,16 +258,17 @@ def pool_on_disk(args: argparse.Namespace, data: Data, gpt: GPT, anew: bool) -> 
 
 @torch.no_grad()
 def held_back_results(net: Generator, gpt: GPT, data: Data, features: Features, args: argparse.Namespace) -> str:
-    """PSNR and perceptual distance of samples and deterministic results; their picture goes to sheet.jpg."""
+    """PSNR and perceptual distance with priors of three kinds; the results' picture goes to sheet.jpg."""
     image, hole = data.held_back[:args.scored] / 255, data.held_back_holes[:args.scored]
     columns, scores = [image, torch.where(hole[:, None], 1.0, image)], []
     wanted = [features(some) for some in image.split(10)]
-    for title, n_passes in (('sample', 16), ('deterministic', 0)):
+    for title, n_passes in (('sample', 16), ('deterministic', 0), ('true prior', None)):
         results = []
         for some, some_hole in zip(image.split(10), hole.split(10), strict=True):
             with half(args.device):
-                prior = enlarged(priors(gpt, data, some * 255, some_hole, n_passes, 0.6))
-                painted = net(some, prior, some_hole[:, None].float()).float()
+                prior = (data.true_priors(some * 255) if n_passes is None else
+                         priors(gpt, data, some * 255, some_hole, n_passes, 0.6))
+                painted = net(some, enlarged(prior), some_hole[:, None].float()).float()
             results.append(torch.where(some_hole[:, None], painted, some))
         result = torch.cat(results)
         psnr = -10 * (result - image).square().mean((1, 2, 3)).log10().mean().item()
@@ -305,6 +306,7 @@ def main(argv: list[str]) -> int:
     # priors
     add('--pool_size', type=int, default=1200, help='priors that stage 1 makes at a time')
     add('--pool_at_once', type=int, default=16)
+    add('--toned', type=float, default=0.5, help='share of the pictures whose brightness and colours are changed')
     add('--pool_hours', type=float, default=1, help='how long they are used')
     # stage 2
     add('--stage2_hours', type=float, default=1)
