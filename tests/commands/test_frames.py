@@ -40,7 +40,7 @@ def test_every_group_is_filled_from_a_prior_of_its_own_and_known_pixels_stay(tin
     np.testing.assert_array_equal(result[~hole], photo[~hole])
     for top, left in ((20, 30), (40, 700), (450, 350)):
         assert (result[top:top + 12, left:left + 20] != photo[top:top + 12, left:left + 20]).any()
-    lines = [json.loads(line) for line in (tmp_path / 'save' / 'scores.jsonl').read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / 'save' / 'results.jsonl').read_text().splitlines()]
     assert [line['frames'] for line in lines] == [3, 3]
 
 
