@@ -214,8 +214,7 @@ def test(weights: checkpoint.Checkpoint, generator: config.GeneratorConfig, held
     inpainter = Inpainter.from_checkpoint(weights, generator, runtime.rows_at_once(held_back.batch_size),
                                           amp_level)
     means = held_back.score(inpainter, 'sample_test.png')
-    if parallel.is_writer():
-        print(f'PSNR: {means["psnr"]:.6f}, MAE: {means["mae"]:.9g}, SSIM: {means["ssim"]:.6f}')
+    print(f'PSNR: {means["psnr"]:.6f}, MAE: {means["mae"]:.9g}, SSIM: {means["ssim"]:.6f}')
     return 0
 
 

@@ -198,17 +198,12 @@ def decoded(picture: Picture, what: str, background: int = images.WHITE) -> imag
     """A picture as the commands decode its file; a UserError where it is none."""
     if isinstance(picture, str | Path):
         return images.load(picture, background)
-    profile, orientation = None, 1
-    if isinstance(picture, Image.Image):
-        profile, orientation = picture.info.get('icc_profile'), images.orientation_of(picture)
-        if picture.mode[0] not in 'IF' and picture.mode not in ('L', 'RGB', 'RGBA'):
-            has_alpha = 'A' in picture.mode or 'transparency' in picture.info
-            picture = picture.convert('RGBA' if has_alpha else 'RGB')
+    if isinstance(picture, Image.Image) and picture.mode[0] not in 'IF':  # of these Pillow has changed values
+        return images.of_pil(picture, what, background)
     array = np.asarray(picture)
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
         raise UserError(f'{what}: an array of {array.dtype} {array.shape}; give uint8 (H, W), (H, W, 3) or (H, W, 4)')
-    array = np.ascontiguousarray(images.upright(array, orientation))
-    return images.Picture(array, images.to_rgb(array, background), icc_profile=profile, orientation=orientation)
+    return images.Picture(array, images.to_rgb(array, background))
 
 
 def levels_of(mask: Picture, picture: images.Picture, view: inputs.View) -> np.ndarray:

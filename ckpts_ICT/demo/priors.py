@@ -82,7 +82,7 @@ class Pool:
         """Pictures and priors in levels and holes; half the time only a part of each hole."""
         chosen = torch.randint(len(self.pictures), (count,), device=data.device)
         image, hole, prior = self.pictures[chosen].float(), self.holes[chosen], self.priors[chosen].float()
-        if torch.rand(()) < 0.5:  # what is filled no more shows the true colours in the prior
+        if torch.rand(()) < 0.5:  # tokens no longer in the hole take their true colours
             hole = data.random_holes(count) & hole
             prior = torch.where(touched(hole).view(-1, 1, *prior.shape[2:]), prior, data.true_priors(image))
         return image, prior, hole

@@ -27,6 +27,7 @@ from ckpts_ICT.demo.networks import GPT, Features, Generator
 from ckpts_ICT.demo.priors import Pool, priors, random_views
 from ict import files, options
 from ict.command import run
+from ict.errors import require
 from ict.runs.perceptual import SHORTEST_LENGTH
 
 GRID = 8  # pixels
@@ -122,11 +123,16 @@ def compiled(net: torch.nn.Module, args: argparse.Namespace) -> Any:
     return torch.compile(net) if args.compile else net
 
 
-def start_with(net: torch.nn.Module, path: Path) -> None:
-    """Take weights from an .npz file; what it lacks keeps its initial value."""
-    if path.exists():
-        net.load_state_dict({name: torch.from_numpy(value).float() for name, value in np.load(path).items()},
-                            strict=False)
+def start_with(net: torch.nn.Module, folder: Path, name: str, hours: float) -> None:
+    """Take weights from ``name``.npz or, as this script writes them, .pth; what they lack keeps its initial value."""
+    weights: dict[str, Any] = {}
+    if (folder / f'{name}.npz').exists():
+        weights = {key: torch.from_numpy(value) for key, value in np.load(folder / f'{name}.npz').items()}
+    elif (folder / f'{name}.pth').exists():
+        [weights] = torch.load(folder / f'{name}.pth', map_location='cpu').values()
+    require(bool(weights) or hours > 0, f'--start {folder}: holds no {name}.npz or .pth, and there are no hours to '
+                                        f'train from nothing')
+    net.load_state_dict({key: value.float() for key, value in weights.items()}, strict=False)
 
 
 # ---- stage 1
@@ -135,7 +141,7 @@ def start_with(net: torch.nn.Module, path: Path) -> None:
 def train_gpt(args: argparse.Namespace, data: Data) -> GPT:
     """Cross-entropy of the missing tokens; writes gpt.pth and returns the network with averaged weights."""
     net = GPT(args.n_layer, args.n_embd, args.n_head).to(args.device)
-    start_with(net, args.start / f'gpt_{args.n_layer}x{args.n_embd}x{args.n_head}.npz')
+    start_with(net, args.start, f'gpt_{args.n_layer}x{args.n_embd}x{args.n_head}', args.stage1_hours)
     decays = {name for name, p in net.named_parameters() if p.ndim == 2 and 'emb' not in name}
     optimizer = torch.optim.AdamW([
         {'params': [p for name, p in net.named_parameters() if name in decays], 'weight_decay': 0.05},
@@ -214,7 +220,7 @@ def generator_losses(painted: torch.Tensor, image: torch.Tensor, hole: torch.Ten
 def train_generator(args: argparse.Namespace, data: Data, gpt: GPT) -> None:
     """L1 and perceptual losses on crops; writes generator.pth."""
     net = Generator()
-    start_with(net, args.start / 'generator.npz')
+    start_with(net, args.start, 'generator', args.stage2_hours)
     net.to(args.device, memory_format=torch.channels_last)
     features = Features(args.lite0).to(args.device, memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(net.parameters(), lr=args.lr2, betas=(0.5, 0.99))

@@ -110,7 +110,7 @@ def _read(stream: BinaryIO, path: str | Path, background: int, max_pixels: int, 
         if (frames := _frames(opened)) > 1:
             notes.append(f'{path}: has {frames} frames; the first is used')
         native, profile = _decode(opened, path, notes)
-        orientation = orientation_of(opened)
+        orientation = _orientation(opened)
         native = np.ascontiguousarray(upright(native, orientation))
         return Picture(native, to_rgb(native, background), notes, profile, _exif(opened), orientation)
 
@@ -147,6 +147,23 @@ def _completed(content: bytes, path: str | Path, allow_truncated: bool | None) -
     return content, f'{path}: incomplete, {missing} and filled as the decoder leaves them'
 
 
+def of_pil(picture: Image.Image, name: str, background: int = WHITE) -> Picture:
+    """What ``load`` gives, of a picture that Pillow holds, which keeps 8 bits of a colour.
+
+    Raises:
+        UserError: the file that Pillow reads it from is incomplete; ``name`` says which picture.
+    """
+    notes: list[str] = []
+    try:
+        opened = picture.copy()
+    except OSError as error:
+        raise UserError(f'{name}: unreadable image ({error})') from None
+    native, profile = _decode(opened, name, notes)
+    orientation = _orientation(opened)
+    native = np.ascontiguousarray(upright(native, orientation))
+    return Picture(native, to_rgb(native, background), notes, profile, _exif(opened), orientation)
+
+
 def load_rgb(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """``load(path).rgb``: (H, W, 3) uint8."""
     return load(path, max_pixels=max_pixels).rgb
@@ -172,10 +189,11 @@ def _frames(opened: Image.Image) -> int:
         return 1
 
 
-def _decode(opened: ImageFile.ImageFile, path: str | Path, notes: list[str]) -> tuple[np.ndarray, bytes | None]:
+def _decode(opened: Image.Image, path: str | Path, notes: list[str]) -> tuple[np.ndarray, bytes | None]:
     """The pixels as ``Picture.native``, and the colour profile that they are in."""
     tags = getattr(opened, 'tag_v2', {})
-    stored = str(opened.tile[0][3]) if opened.tile else ''
+    tile = getattr(opened, 'tile', ())
+    stored = str(tile[0][3]) if tile else ''
     wide = '16' in stored or 16 in tags.get(_BITS_TAG, ())
     if wide and tags.get(_PLANES_TAG) == 2:
         raise UserError(f'{path}: 16 bits in separate planes cannot be read; save it with interleaved channels')
@@ -264,7 +282,7 @@ def _exif(opened: Image.Image) -> bytes | None:
         return None
 
 
-def orientation_of(opened: Image.Image) -> int:
+def _orientation(opened: Image.Image) -> int:
     """EXIF's orientation, 1 to 8; 1 where there is none or the EXIF data is damaged."""
     try:
         found = opened.getexif().get(_ORIENTATION_TAG, 1)

@@ -121,7 +121,7 @@ class Stage(ABC):
     def refuse_folder(self, inputs: Iterable[Path], leftovers: Iterable[Path] = ()) -> None:
         """Raises a UserError where results would replace pictures, masks or ``inputs``.
 
-        So do results that are there although no manifest tells what made them, and ``leftovers``.
+        Also, without ``--overwrite``, where results or ``leftovers`` are there and no manifest tells what made them.
         """
         self.pictures.refuse_to_overwrite(self.all_paths(), str(self.config.output), inputs)
         if not self.config.overwrite:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ict.data import masks
+from ict.data import images, masks
 from ict.errors import UserError
 from ict.pipeline import Cancelled, Pipeline, decoded, levels_of
 from ict.runs import inputs
@@ -51,7 +51,7 @@ def test_pictures_may_be_files_arrays_or_pil(pipe, folders):
 
 def test_pil_pictures_are_read_as_their_files_are(pipe, folders, tmp_path):
     turned, exif = photograph(0, 64, 48), Image.Exif()
-    exif[0x0112] = 6
+    exif[0x0112], exif[0x010F] = 6, 'Maker'
     Image.fromarray(turned).save(tmp_path / 'turned.png', exif=exif)
     Image.fromarray(np.pad(np.full((30, 20), 255, np.uint8), ((20, 14), (10, 18)))).save(tmp_path / 'mask.png')
     paths = tmp_path / 'turned.png', tmp_path / 'mask.png'  # a mask for the stored pixels
@@ -59,6 +59,16 @@ def test_pil_pictures_are_read_as_their_files_are(pipe, folders, tmp_path):
     assert wanted.picture.shape == (48, 64, 3)
     [completion] = pipe(*map(Image.open, paths), steps=2)
     np.testing.assert_array_equal(completion.picture, wanted.picture)
+    for kind, mode in (('PNG', 'LA'), ('PNG', 'P'), ('PNG', '1'), ('JPEG', 'CMYK'), ('JPEG', 'RGB')):
+        place = tmp_path / f'{mode}.{kind.lower()}'
+        Image.fromarray(photograph(0)).convert(mode).save(place, kind, exif=exif, icc_profile=b'profile',
+                                                          **({'transparency': 3} if mode == 'P' else {}))
+        read, wanted = decoded(Image.open(place), 'image'), images.load(place)
+        np.testing.assert_array_equal(read.native, wanted.native)
+        assert (read.icc_profile, read.exif, read.orientation) == (wanted.icc_profile, wanted.exif, 6)
+    (tmp_path / 'short.jpeg').write_bytes((tmp_path / 'RGB.jpeg').read_bytes()[:-300])
+    with pytest.raises(UserError, match='image: unreadable image'):
+        decoded(Image.open(tmp_path / 'short.jpeg'), 'image')
     Image.fromarray(np.full((48, 64), 30000, np.uint16)).save(tmp_path / 'deep.png')
     with pytest.raises(UserError, match='image: an array of uint16'):  # Pillow would clip it to white
         pipe(Image.open(tmp_path / 'deep.png'), folders['masks'] / 'p0.png')
