@@ -379,9 +379,8 @@ def prepare(config: InferConfig, with_priors: bool = True) -> PaintingStage:
         'amp_level': config.compute.amp_level}, config.overwrite)
     stage = PaintingStage(config, model, pictures, view, made_by, priors)
     if stage.keeps:
-        numbers = range(len(pictures))
-        stage.refuse_folder(path for k in range(len(priors.folders)) for i in numbers
-                            for path in priors.paths(pictures.id(i), k, 1))
+        stage.refuse_folder(path for k in range(len(priors.folders)) for picture in pictures.ids()
+                            for path in priors.paths(picture, k, 1))
     if with_priors:
         files.output_folder(*config.output)
     return stage

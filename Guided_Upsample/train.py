@@ -264,7 +264,7 @@ def main(argv: list[str]) -> int:
         scored_paths = held_back_paths if args.val_path else training_paths
         scored = HeldBack(sources.find(scored_paths, centres, example_config, is_held_back=True), args.batch_size,
                           output_dir)
-        runtime.start(args.device_target, args.device_id, args.distributed)
+        runtime.start(args.device_target, args.device_id)
         return test(start.weights[GEN], gen_config, scored, args.amp_level)
 
     # Take the output folder.

@@ -198,7 +198,7 @@ def decoded(picture: Picture, what: str, background: int = images.WHITE) -> imag
     """A picture as the commands decode its file; a UserError where it is none."""
     if isinstance(picture, str | Path):
         return images.load(picture, background)
-    if isinstance(picture, Image.Image) and picture.mode[0] not in 'IF':  # of these Pillow has changed values
+    if isinstance(picture, Image.Image) and picture.mode[0] not in 'IF':  # more than 8 bits are refused below
         return images.of_pil(picture, what, background)
     array = np.asarray(picture)
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):

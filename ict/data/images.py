@@ -109,10 +109,14 @@ def _read(stream: BinaryIO, path: str | Path, background: int, max_pixels: int, 
         notes = []
         if (frames := _frames(opened)) > 1:
             notes.append(f'{path}: has {frames} frames; the first is used')
-        native, profile = _decode(opened, path, notes)
-        orientation = _orientation(opened)
-        native = np.ascontiguousarray(upright(native, orientation))
-        return Picture(native, to_rgb(native, background), notes, profile, _exif(opened), orientation)
+        return _upright_picture(opened, path, background, notes)
+
+
+def _upright_picture(opened: Image.Image, path: str | Path, background: int, notes: list[str]) -> Picture:
+    native, profile = _decode(opened, path, notes)
+    orientation = _orientation(opened)
+    native = np.ascontiguousarray(upright(native, orientation))
+    return Picture(native, to_rgb(native, background), notes, profile, _exif(opened), orientation)
 
 
 class _TruncatedError(Exception):
@@ -153,15 +157,11 @@ def of_pil(picture: Image.Image, name: str, background: int = WHITE) -> Picture:
     Raises:
         UserError: the file that Pillow reads it from is incomplete; ``name`` says which picture.
     """
-    notes: list[str] = []
     try:
         opened = picture.copy()
     except OSError as error:
         raise UserError(f'{name}: unreadable image ({error})') from None
-    native, profile = _decode(opened, name, notes)
-    orientation = _orientation(opened)
-    native = np.ascontiguousarray(upright(native, orientation))
-    return Picture(native, to_rgb(native, background), notes, profile, _exif(opened), orientation)
+    return _upright_picture(opened, name, background, [])
 
 
 def load_rgb(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:

@@ -185,13 +185,9 @@ def test_overwrite_of_some_pictures_lets_no_other_count_as_made_with_the_new_set
     save, alone = tmp_path / 'one', {**folders, 'images': folders['images'] / 'p0.png'}
     both(tiny, folders, save)
     assert sample(tiny, alone, save / 'AP', '--seed', 1, '--overwrite') == 0
-    assert sample(tiny, folders, save / 'AP', '--seed', 1) == 0
-    assert files_of(save / 'AP') == files_of_run(tiny, folders, tmp_path / 'two', '--seed', 1)
-
-
-def files_of_run(tiny, folders, save: Path, *options) -> dict[str, bytes]:
-    assert sample(tiny, folders, save, *options) == 0
-    return files_of(save)
+    for folder in (save / 'AP', tmp_path / 'anew'):
+        assert sample(tiny, folders, folder, '--seed', 1) == 0
+    assert files_of(save / 'AP') == files_of(tmp_path / 'anew')
 
 
 def test_both_stages_may_write_into_one_folder(tiny, folders, tmp_path, capsys):
