@@ -34,7 +34,7 @@ from ict.runs.scores import Key, Scores
 from ict.runs.stage import Part, Result, Stage, Task, frame_names
 
 TEST = 2
-COMPARISON = 'comparison.png'
+TABLES, COMPARISON = ('metrics.csv', 'metrics_by_hole.csv'), 'comparison.png'
 _COMPARISON_ROWS = 12
 
 
@@ -258,6 +258,7 @@ class PaintingStage(Stage):
 
     def all_paths(self) -> Iterator[Path]:
         yield from super().all_paths()
+        yield from (self.output_dir / name for name in TABLES if self.keeps)
         if self.flags.visualize:
             yield self.output_dir / COMPARISON
 
@@ -340,8 +341,8 @@ class PaintingStage(Stage):
 
 def write_metrics(output_dir: Path, rows: Sequence[dict[str, Any]]) -> None:
     """metrics.csv, metrics_by_hole.csv and the published console line."""
-    report.write_csv(output_dir / 'metrics.csv', rows)
-    report.write_csv(output_dir / 'metrics_by_hole.csv', report.means_by_hole(rows))
+    for name, table in zip(TABLES, (rows, report.means_by_hole(rows)), strict=True):
+        report.write_csv(output_dir / name, table)
     means = metrics.means(rows)
     print(f'PSNR: {means["psnr"]:.6f}, MAE: {means["mae"]:.9f}')
     print(f'SSIM: {means["ssim"]:.6f}, L1 in the hole: {means["l1_hole"]:.3f} levels, {len(rows)} results in '

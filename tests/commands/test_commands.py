@@ -204,7 +204,7 @@ def test_both_stages_may_write_into_one_folder(tiny, folders, tmp_path, capsys):
     assert all(float(row['log_likelihood']) < 0 for row in csv.DictReader((save / 'metrics.csv').open()))
 
 
-@pytest.mark.parametrize('name', ['p1_0.png', 'p0_1.png', 'comparison.png'])
+@pytest.mark.parametrize('name', ['p1_0.png', 'p0_1.png', 'metrics.csv', 'metrics_by_hole.csv', 'comparison.png'])
 def test_a_file_that_no_run_made_is_not_replaced(tiny, folders, tmp_path, name):
     assert sample(tiny, folders, tmp_path / 'AP', '--condition_num', 2) == 0
     (tmp_path / name).write_bytes(b'mine')
