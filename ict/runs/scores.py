@@ -30,7 +30,8 @@ class Scores:
         self.path, self.rank = output_dir and output_dir / name, rank
         self.lines: dict[Key, dict[str, Any]] = {}
         if self.path is not None:
-            self._read([self.path, *self._parts()])
+            parts = self._read(self._parts())  # first: rank 0 may be removing them
+            self.lines = self._read([self.path]) | parts
 
     def _part(self, rank: int | str) -> Path:
         """What a further rank has added in this run."""
@@ -41,14 +42,18 @@ class Scores:
         pattern = self._part('*')
         return sorted(pattern.parent.glob(pattern.name))
 
-    def _read(self, paths: list[Path]) -> None:
-        """Take the lines of these files; one that a kill cut short is left out."""
-        for path in filter(Path.is_file, paths):
-            for text in path.read_text(encoding='utf-8', errors='replace').splitlines():
-                with suppress(ValueError, RecursionError):
-                    match json.loads(text):
-                        case {'id': str(picture), 'result': int(k), **line}:
-                            self.lines[picture, k] = {str(name): value for name, value in line.items()}
+    @staticmethod
+    def _read(paths: list[Path]) -> dict[Key, dict[str, Any]]:
+        """The lines of these files; one that a kill cut short is left out."""
+        lines = {}
+        for path in paths:
+            with suppress(FileNotFoundError):
+                for text in path.read_text(encoding='utf-8', errors='replace').splitlines():
+                    with suppress(ValueError, RecursionError):
+                        match json.loads(text):
+                            case {'id': str(picture), 'result': int(k), **line}:
+                                lines[picture, k] = {str(name): value for name, value in line.items()}
+        return lines
 
     def of_picture(self, picture: str, n_results: int) -> dict[int, dict[str, Any]]:
         """The lines of the first ``n_results`` results of a picture and of the further ones that follow them."""
@@ -66,22 +71,19 @@ class Scores:
             with open(self._part(self.rank) if self.rank else self.path, 'a', encoding='utf-8') as stream:
                 stream.write('\n' + _text(key, line))  # after what a kill cut short
 
-    def forget_all(self) -> None:
-        """Forget every line, those of pictures that are not part of this run, too; before any rank adds one."""
-        self.lines.clear()
-        if self.path is not None and self.rank == 0:
-            for path in (self.path, *self._parts()):
-                files.remove(path)
-
-    def finish(self) -> None:
-        """Rewrite the lines of all ranks as one file in a fixed order; for rank 0, when the others have ended."""
+    def write(self) -> None:
+        """Rank 0, before any rank adds a line: write those that are left as one file in a fixed order."""
         if self.path is None:
             return
-        self._read(self._parts())
-        text = ''.join(_text(key, self.lines[key]) for key in sorted(self.lines))
-        files.write_bytes(self.path, text.encode())
+        files.write_bytes(self.path, ''.join(_text(key, self.lines[key]) for key in sorted(self.lines)).encode())
         for path in self._parts():
             files.remove(path)
+
+    def finish(self) -> None:
+        """Rank 0, when the others have ended: write the lines of all ranks as one file."""
+        if self.path is not None:
+            self.lines |= self._read(self._parts())
+        self.write()
 
 
 def _text(key: Key, line: dict[str, Any]) -> str:

@@ -138,7 +138,9 @@ class Stage(ABC):
                     files.sweep(folder, below=False)
             tasks = self.unfinished()
             if self.config.overwrite:
-                self.scores.forget_all()
+                self.scores.lines.clear()
+            if self.rank == 0:
+                self.scores.write()
             # Ranks must find the manifest before any result, and --overwrite must not leave the old one. Otherwise
             # MindSpore starts while the checkpoint's digest is computed.
             manifest_first = compute.distributed or self.config.overwrite

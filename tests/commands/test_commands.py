@@ -235,6 +235,17 @@ def test_fewer_results_with_the_same_settings_keep_the_others(tiny, folders, tmp
     assert files_of(save) == first
 
 
+def test_lines_that_a_killed_run_of_more_ranks_left_do_not_come_back(tiny, folders, tmp_path):
+    save = tmp_path / 'one'
+    assert sample(tiny, folders, save / 'AP') == 0
+    lines = [json.loads(line) for line in (save / 'AP' / 'scores.jsonl').read_text().splitlines()]
+    stale = [{**line, 'image_digest': 'of another picture', 'log_likelihood': 1.0} for line in lines]
+    (save / 'AP' / 'scores.3.jsonl').write_text('\n'.join(map(json.dumps, stale)))
+    assert sample(tiny, folders, save / 'AP') == 0
+    assert [json.loads(line) for line in (save / 'AP' / 'scores.jsonl').read_text().splitlines()] == lines
+    assert not (save / 'AP' / 'scores.3.jsonl').exists()
+
+
 def test_a_killed_run_loses_no_scores(tiny, folders, tmp_path, monkeypatch, capsys):
     save, whole = tmp_path / 'one', both(tiny, folders, tmp_path / 'whole')
     assert sample(tiny, folders, save / 'AP') == 0
