@@ -34,7 +34,8 @@ from ict.runs.scores import Key, Scores
 from ict.runs.stage import Part, Result, Stage, Task, frame_names
 
 TEST = 2
-TABLES, COMPARISON = ('metrics.csv', 'metrics_by_hole.csv'), 'comparison.png'
+TABLES = {'metrics.csv': 'id,result,', 'metrics_by_hole.csv': 'hole,results,'}  # and how they begin
+COMPARISON = 'comparison.png'
 _COMPARISON_ROWS = 12
 
 
@@ -258,7 +259,7 @@ class PaintingStage(Stage):
 
     def all_paths(self) -> Iterator[Path]:
         yield from super().all_paths()
-        yield from (self.output_dir / name for name in TABLES if self.keeps)
+        yield from (self.output_dir / name for name in TABLES)
         if self.flags.visualize:
             yield self.output_dir / COMPARISON
 
@@ -380,8 +381,11 @@ def prepare(config: InferConfig, with_priors: bool = True) -> PaintingStage:
         'amp_level': config.compute.amp_level}, config.overwrite)
     stage = PaintingStage(config, model, pictures, view, made_by, priors)
     if stage.keeps:
-        stage.refuse_folder(path for k in range(len(priors.folders)) for picture in pictures.ids()
-                            for path in priors.paths(picture, k, 1))
+        stage.refuse_folder((path for k in range(len(priors.folders)) for picture in pictures.ids()
+                             for path in priors.paths(picture, k, 1)),
+                            [output_dir / COMPARISON] if flags.visualize else ())
+    for name, start in TABLES.items() if not config.overwrite else ():
+        files.refuse_foreign(output_dir / name, start)
     if with_priors:
         files.output_folder(*config.output)
     return stage

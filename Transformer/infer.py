@@ -5,7 +5,6 @@
 """
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -301,7 +300,7 @@ def prepare(config: InferConfig) -> PriorStage:
     made_by = manifest.Manifest(output_dir, manifest.STAGE_1, {
         **model.settings(), **vars(view), 'amp_level': config.compute.amp_level}, config.overwrite)
     stage = PriorStage(config, model, pictures, view, made_by)
-    stage.refuse_folder((), output_dir.glob('condition_*/**/*.png') if os.path.isdir(output_dir) else ())
+    stage.refuse_folder((), output_dir.glob('condition_*/**/*.png'))
     files.output_folder(*config.output)
     return stage
 

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ict.errors import UserError
 
@@ -66,11 +66,16 @@ def flush(temporary: Path) -> None:
     with suppress(OSError):
         os.chmod(temporary, 0o666 & ~_umask())
     with open(temporary, 'rb') as stream:
-        try:
-            os.fsync(stream.fileno())
-        except OSError as error:
-            if error.errno not in _NO_FSYNC:
-                raise
+        sync(stream)
+
+
+def sync(stream: IO[Any]) -> None:
+    """Bring what was written to an open file to the disk, where the file system can be told to."""
+    try:
+        os.fsync(stream.fileno())
+    except OSError as error:
+        if error.errno not in _NO_FSYNC:
+            raise
 
 
 def _umask() -> int:
@@ -96,6 +101,15 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding='utf-8'))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f'{path}: not readable as JSON ({error}); remove it, or use --overwrite') from None
+
+
+def refuse_foreign(path: Path, start: str) -> None:
+    """Raises a UserError where ``path`` is a file that does not begin with ``start``, as those that we write there."""
+    if not os.path.isfile(path):
+        return
+    with open(path, 'rb') as stream:
+        if stream.read(len(start)) != start.encode():
+            raise UserError(f'{path}: is there already, and was not made here; use --overwrite or another save place')
 
 
 def remove(path: Path) -> None:

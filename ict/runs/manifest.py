@@ -54,11 +54,9 @@ class Manifest:
         return {key: value.result() if isinstance(value, Future) else value for key, value in self._settings.items()}
 
     def refuse_leftovers(self, leftovers: Iterable[Path]) -> None:
-        """Raises a UserError for the first result that is there although no manifest tells what made it."""
-        left = next((path for path in leftovers if os.path.isfile(path)), None) if self.is_new else None
-        if left is not None:
-            raise UserError(f'{left}: is there already, and no {self.path.name} tells what made it; '
-                            f'use --overwrite or another save place')
+        """Raises a UserError for the first of these files that is there although no manifest tells what made it."""
+        for left in leftovers if self.is_new else ():
+            refuse_unknown(left)
 
     def digests(self, picture: str) -> dict[str, str]:
         """Digests of a picture and its mask."""
@@ -68,6 +66,13 @@ class Manifest:
         """Write the file, crash-safe, in a fixed order."""
         pictures = {key: self.pictures[key] for key in sorted(self.pictures)}
         files.write_json(self.path, {'settings': self.settings, 'pictures': pictures})
+
+
+def refuse_unknown(path: Path) -> None:
+    """Raises a UserError where a file of which nothing tells what made it is there."""
+    if os.path.isfile(path):
+        raise UserError(f'{path}: is there already, and nothing tells what made it; use --overwrite or another save '
+                        f'place')
 
 
 def read(folder: str | Path, name: str) -> dict[str, Any] | None:

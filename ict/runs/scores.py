@@ -1,16 +1,18 @@
 """What is known of every finished result: a line each in a file of its stage, on disk before the result itself is.
 
 A result counts as finished when its file is there and its line names the same sources. So a kill at any moment loses
-no score, and a result whose line is missing is made again.
+no score. A file without a line is somebody else's; an empty line stands for a result of other settings.
 """
 from __future__ import annotations
 
 import json
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ict import files
+from ict.runs.manifest import refuse_unknown
 
 STAGE_1, STAGE_2 = 'scores.jsonl', 'results.jsonl'  # both may lie in one folder
 
@@ -40,14 +42,14 @@ class Scores:
 
     def _parts(self) -> list[Path]:
         pattern = self._part('*')
-        return sorted(pattern.parent.glob(pattern.name))
+        return sorted(path for path in pattern.parent.glob(pattern.name) if path.suffixes[-2][1:].isdecimal())
 
     @staticmethod
     def _read(paths: list[Path]) -> dict[Key, dict[str, Any]]:
         """The lines of these files; one that a kill cut short is left out."""
         lines = {}
-        for path in paths:
-            with suppress(FileNotFoundError):
+        for path in filter(os.path.isfile, paths):
+            with suppress(FileNotFoundError):  # removed meanwhile
                 for text in path.read_text(encoding='utf-8', errors='replace').splitlines():
                     with suppress(ValueError, RecursionError):
                         match json.loads(text):
@@ -70,6 +72,17 @@ class Scores:
         if self.path is not None:
             with open(self._part(self.rank) if self.rank else self.path, 'a', encoding='utf-8') as stream:
                 stream.write('\n' + _text(key, line))  # after what a kill cut short
+                stream.flush()
+                files.sync(stream)
+
+    def forget_all(self) -> None:
+        """Leave empty lines, for results of other pictures too."""
+        self.lines = {key: {} for key in self.lines}
+
+    def refuse_foreign(self) -> None:
+        """Raises a UserError where the file has lines, and none is of a result."""
+        if self.path is not None and not self.lines and os.path.isfile(self.path) and self.path.read_bytes().strip():
+            refuse_unknown(self.path)
 
     def write(self) -> None:
         """Rank 0, before any rank adds a line: write those that are left as one file in a fixed order."""

@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ from ict.lock import locked
 from ict.log import log
 from ict.runs.config import RunConfig
 from ict.runs.inputs import Inputs, Outcome, View
-from ict.runs.manifest import Manifest
+from ict.runs.manifest import Manifest, refuse_unknown
 from ict.runs.scores import Scores
 
 
@@ -114,18 +113,30 @@ class Stage(ABC):
 
     def all_paths(self) -> Iterator[Path]:
         """All files that are written for the user, of pictures with one frame."""
-        for i in range(len(self.pictures)):
-            for k in range(self.n_results):
-                yield from self.paths(Task(i, k))
+        return (path for task in self.all_tasks() for path in self.paths(task))
+
+    def all_tasks(self) -> Iterator[Task]:
+        """Every result of every picture."""
+        return (Task(i, k) for i in range(len(self.pictures)) for k in range(self.n_results))
 
     def refuse_folder(self, inputs: Iterable[Path], leftovers: Iterable[Path] = ()) -> None:
         """Raises a UserError where results would replace pictures, masks or ``inputs``.
 
-        Also, without ``--overwrite``, where results or ``leftovers`` are there and no manifest tells what made them.
+        Also, without ``--overwrite``, where a file that would be replaced is not known to be made here.
+
+        Args:
+            leftovers: files that no manifest tells of when there is none.
         """
         self.pictures.refuse_to_overwrite(self.all_paths(), str(self.config.output), inputs)
-        if not self.config.overwrite:
-            self.manifest.refuse_leftovers(chain(self.all_paths(), leftovers))
+        if self.config.overwrite or not os.path.isdir(self.output_dir):
+            return
+        self.manifest.refuse_leftovers(leftovers)
+        made = Scores(self.output_dir, self.scores_name)
+        made.refuse_foreign()
+        for task in self.all_tasks():
+            if (self.pictures.id(task.i), task.k) not in made.lines:
+                for path in self.paths(task):
+                    refuse_unknown(path)
 
     def execute(self, device_target: str) -> int:
         """Make what is not finished yet; the exit status."""
@@ -138,14 +149,12 @@ class Stage(ABC):
                     files.sweep(folder, below=False)
             tasks = self.unfinished()
             if self.config.overwrite:
-                self.scores.lines.clear()
-            if self.rank == 0:
-                self.scores.write()
+                self.scores.forget_all()
             # Ranks must find the manifest before any result, and --overwrite must not leave the old one. Otherwise
             # MindSpore starts while the checkpoint's digest is computed.
             manifest_first = compute.distributed or self.config.overwrite
-            if manifest_first and self.rank == 0 and self.keeps:
-                self.manifest.write()
+            if manifest_first:
+                self.write_records()
 
             # make it
             try:
@@ -154,12 +163,18 @@ class Stage(ABC):
                     self._require_same_on_all_ranks()
                     batch_size = runtime.rows_at_once(compute.batch_size)
                     self.load(batch_size)
-                    if self.keeps and not manifest_first:
-                        self.manifest.write()
+                    if not manifest_first:
+                        self.write_records()
                     self.work(tasks, batch_size)
             finally:
                 self.finish()
             return self.outcome.status()
+
+    def write_records(self) -> None:
+        """Rank 0, before any result is written: the manifest, and the lines of the results that are left."""
+        if self.rank == 0 and self.keeps:
+            self.manifest.write()
+            self.scores.write()
 
     def unfinished(self) -> list[Task]:
         """This rank's tasks. Finished results of the same sources are kept, others removed by rank 0."""

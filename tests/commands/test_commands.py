@@ -208,9 +208,46 @@ def test_both_stages_may_write_into_one_folder(tiny, folders, tmp_path, capsys):
 def test_a_file_that_no_run_made_is_not_replaced(tiny, folders, tmp_path, name):
     assert sample(tiny, folders, tmp_path / 'AP', '--condition_num', 2) == 0
     (tmp_path / name).write_bytes(b'mine')
-    with pytest.raises(UserError, match=f'{name}: is there already, and no results.json tells what made it'):
+    with pytest.raises(UserError, match=f'{name}: is there already'):
         paint(tiny, folders, tmp_path / 'AP', tmp_path, '--condition_num', 2, '--visualize')
     assert (tmp_path / name).read_bytes() == b'mine'
+
+
+def test_a_photograph_called_like_a_result_is_not_replaced_after_another_run(tiny, folders, tmp_path):
+    save, alone = tmp_path / 'one', {**folders, 'images': tmp_path / 'alone'}
+    alone['images'].mkdir()
+    shutil.copy(folders['images'] / 'p0.png', alone['images'])
+    both(tiny, alone, save, ('--condition_num', 2), ('--condition_num', 2))
+    assert sample(tiny, folders, save / 'AP', '--condition_num', 2) == 0
+    for own, n_results in (('p1_1.png', 2), ('p0_2.png', 3)):  # of another picture, of one that has results
+        (save / own).write_bytes(b'mine')
+        with pytest.raises(UserError, match=f'{own}: is there already'):
+            sample(tiny, folders, save / 'AP', '--condition_num', n_results)
+            paint(tiny, folders, save / 'AP', save, '--condition_num', n_results)
+        assert (save / own).read_bytes() == b'mine'
+        (save / own).unlink()
+
+
+def test_lines_of_others_are_neither_read_nor_lost(tiny, folders, tmp_path):
+    save = tmp_path / 'AP'
+    assert sample(tiny, folders, save) == 0
+    copy = save / 'scores.copy.jsonl'
+    copy.write_text((save / 'scores.jsonl').read_text().replace('"log_likelihood": ', '"log_likelihood": 1'))
+    first = files_of(save)
+    assert sample(tiny, folders, save) == 0
+    assert files_of(save) == first
+    (tmp_path / 'scores.jsonl').write_text('{"mine": 1}\n')
+    with pytest.raises(UserError, match=r'scores\.jsonl: is there already'):
+        sample(tiny, folders, tmp_path)
+    assert (tmp_path / 'scores.jsonl').read_text() == '{"mine": 1}\n'
+
+
+def test_scores_alone_do_not_replace_a_table_of_others(tiny, folders, tmp_path):
+    assert sample(tiny, folders, tmp_path / 'AP') == 0
+    (tmp_path / 'metrics.csv').write_text('a;b\n')
+    with pytest.raises(UserError, match=r'metrics\.csv: is there already'):
+        paint(tiny, folders, tmp_path / 'AP', tmp_path, '--test_only')
+    assert (tmp_path / 'metrics.csv').read_text() == 'a;b\n'
 
 
 def test_a_result_that_is_to_be_completed_further_is_no_surplus(tiny, folders, tmp_path):
@@ -254,7 +291,8 @@ def test_a_killed_run_loses_no_scores(tiny, folders, tmp_path, monkeypatch, caps
         paint(tiny, folders, save / 'AP', save)
     lines = (save / 'results.jsonl').read_text()
     assert lines.count('"psnr"') == 3
-    (save / 'results.jsonl').write_text(lines[:-30])  # of the third line a part
+    (save / 'results.jsonl').write_text(lines[:-30])  # of the third line a part, and not yet its result
+    (save / 'p2_0.png').unlink()
     capsys.readouterr()
     alone = {**folders, 'images': tmp_path / 'alone'}
     alone['images'].mkdir()
@@ -262,7 +300,7 @@ def test_a_killed_run_loses_no_scores(tiny, folders, tmp_path, monkeypatch, caps
     assert paint(tiny, alone, save / 'AP', save) == 0
     assert '1 finished results are kept' in capsys.readouterr().err
     assert paint(tiny, folders, save / 'AP', save) == 0
-    assert '2 finished results are kept' in capsys.readouterr().err  # the one without its line is made again
+    assert '2 finished results are kept' in capsys.readouterr().err  # the one whose line was cut short is made again
     assert files_of(save) == whole
 
 
