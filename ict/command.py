@@ -11,14 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ict.device import parallel
-from ict.errors import NO_ROOM, UserError
+from ict.errors import CONTINUES, NO_ROOM, UserError
 from ict.log import log
 from ict.process import end_with_parent, shell_status
 
 SOME_FAILED, NOTHING_DONE = 1, 2
 BUG = 70  # Python's own 1 would mean that some pictures failed
 _NO_MEMORY = "memory isn't enough"  # in the words of MindSpore's allocators
-INTERRUPTED = 'interrupted: finished files are whole; the same command continues (a training: with --ckpt_path)'
+INTERRUPTED = f'interrupted: finished files are whole; {CONTINUES}'
 
 
 def run(main: Callable[[list[str]], int | None]) -> int:
@@ -46,8 +46,8 @@ def _explained(error: BaseException) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     if isinstance(error, OSError) and error.errno in NO_ROOM:
-        log(f'error: nothing more can be written ({error.strerror}); finished files are whole, and the same command '
-            f'(a training: with --ckpt_path) continues once there is room', every_rank=True)
+        log(f'error: nothing more can be written ({error.strerror}); finished files are whole, and once there is room '
+            f'{CONTINUES}', every_rank=True)
         return NOTHING_DONE
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY in str(error)):
         log('error: out of memory; finished files are whole. Smaller pictures need less, and where there is such '
@@ -78,7 +78,7 @@ def _shell_status(status: int, name: str) -> int:
     """A process's exit status as the shell has it; a line tells of a signal that ended it."""
     if status < 0:
         cause = ' (out of memory?)' if status == -signal.SIGKILL else ''
-        log(f'{name} was ended by signal {-status}{cause}; the same command continues')
+        log(f'{name} was ended by signal {-status}{cause}; {CONTINUES}')
     return shell_status(status)
 
 

@@ -5,6 +5,7 @@ import errno
 from pathlib import Path
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+CONTINUES = 'the same command continues (without --overwrite; a training: with --ckpt_path)'
 
 
 class UserError(Exception):

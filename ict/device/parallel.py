@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import numpy as np
 from tqdm import tqdm
 
-from ict.errors import UserError, require
+from ict.errors import CONTINUES, UserError, require
 from ict.process import end_with_parent, shell_status
 
 # Without a sign of life for this long a rank is lost: MindSpore's scheduler then ends, which ends the others.
@@ -27,8 +27,8 @@ LOST_AFTER = 30.0
 _LOOK_EVERY = 5.0  # seconds
 _GONE_AFTER = 1.0  # seconds without a connection and a living rank of this machine after which all ranks have left
 _WAIT = 7 * 24 * 3600  # seconds that a rank waits for another that lives: it may be writing, or have more pictures
-_LOST = ('another rank has ended, or its machine is out of reach; finished files are whole, and the same command on '
-         'all machines (a training: with --ckpt_path) continues')
+_LOST = ('another rank has ended, or its machine is out of reach; finished files are whole, and on all machines '
+         f'{CONTINUES}')
 _LOST_STATUS = 2
 _SAYS_LOST = ('cluster', 'meta server', 'AllReduce')  # of MindSpore's errors when a collective broke
 _left = threading.Event()
@@ -101,7 +101,7 @@ def check_launch(distributed: bool) -> None:
     require(started or not distributed, f'--distributed: start it with msrun --worker_num=2 --local_worker_num=2 '
                                         f'--join=True {shlex.join(sys.argv)}')
     require(distributed or not started, 'started by msrun without --distributed: every process would do all of the '
-                                        'work; add --distributed')
+                                        'work; add --distributed, and start the two infer.py instead of run.py')
     require('RANK_ID' in os.environ or not distributed, '--distributed: msrun needs --node_rank on several machines')
     if 'MS_SCHED_PORT' in os.environ:
         _check_port(*_scheduler())

@@ -247,15 +247,16 @@ class Outcome:
     def status(self) -> int:
         """0 all done; 1 some failed, listed; 2 nothing was done, one line says why. All ranks come to the same."""
         total = len(self.names)
-        failed = sum(parallel.on_any_rank([name in self.failures for name in self.names]))
-        if failed == total:
+        on_any_rank = parallel.on_any_rank([name in self.failures for name in self.names])
+        failed = [name for name, is_failed in zip(self.names, on_any_rank, strict=True) if is_failed]
+        if len(failed) == total:
             if self.failures:
                 first = next(iter(self.failures.values()))
                 more = f' (and {total - 1} more like it)' if total > 1 else ''
                 log(f'error: no picture could be completed: {first}{more}')
             return NOTHING_DONE
-        if self.failures:
-            log(f'{len(self.failures)} of {total} pictures failed, the others are done:')
-        for picture, reason in self.failures.items():
-            log(f'  {picture}: {reason}')
+        if failed:
+            log(f'{len(failed)} of {total} pictures failed, the others are done:')
+        for picture in failed:
+            log(f'  {picture}: {self.failures.get(picture, "on another rank, see above")}')
         return SOME_FAILED if failed else 0

@@ -329,9 +329,10 @@ def test_a_picture_that_fails_on_another_rank_counts(monkeypatch, capsys):
         monkeypatch.setattr(parallel, '_sum_over_ranks', lambda own, more=elsewhere: [a + b for a, b in
                                                                                        zip(own, more, strict=True)])
         assert outcome.status() == status
+    assert '2 of 3 pictures failed' in (said := capsys.readouterr().err) and '  b: on another rank' in said
     monkeypatch.setattr(parallel, '_sum_over_ranks', lambda own: [1.0] * len(own))
     assert inputs.Outcome(['a', 'b', 'c']).status() == 2
-    assert 'no picture could be completed: a.png: unreadable' in capsys.readouterr().err
+    assert 'no picture could be completed: a.png: unreadable' in said
 
 
 def test_a_changed_picture_is_made_anew_and_more_pictures_are_no_other_settings(tiny, folders, tmp_path):
