@@ -49,6 +49,8 @@ RUN = Path(__file__).resolve().parents[1] / 'run.py'
 CHOSEN_HERE = ('--input_image', '--input_mask', '--deterministic', '--keep_size', '--test_only',
                '--save_format')  # of run.py's options
 PRIORS = 'AP'
+SCORED = (ORIGINALS, RESULTS, MEAN, TELEA, NAVIER_STOKES)  # folders
+REPORTS = CSV, DOCUMENT, SHEET = 'evaluation.csv', 'evaluation.md', 'sheet.png'
 SHEET_SAMPLES, SHEET_SIZE = 3, 256  # ... of a part of a picture that is scored at its own size
 
 COLUMNS: report.Columns = (
@@ -105,12 +107,21 @@ def run_options(args: argparse.Namespace, further: list[str], folder: Path, own:
             '--save_place', str(folder), *own, *shared, *further]
 
 
-def refuse_foreign_files(evaluation: Evaluation) -> None:
-    """Raises a UserError for a PNG that an outside scorer would take for one of this evaluation."""
-    expected = {path for picture in evaluation.pictures.ids() for path in evaluation.scored_paths(picture)}
-    for folder in (ORIGINALS, RESULTS, MEAN, TELEA, NAVIER_STOKES):
-        files.sweep(evaluation.output_dir / folder)
-        for path in sorted((evaluation.output_dir / folder).rglob('*.png')):
+def refuse_foreign_files(evaluation: Evaluation, overwrite: bool) -> None:
+    """Raises a UserError for an input or somebody else's file where we write, or that an outside scorer would take."""
+    output_dir, pictures = evaluation.output_dir, evaluation.pictures
+    folders = tuple(os.path.join(os.path.realpath(output_dir / folder), '') for folder in SCORED)
+    for option, listed in (('--input', pictures.pictures), ('--mask', pictures.mask_files)):
+        for path in map(listed.path, range(len(listed))):
+            require(not os.path.realpath(path).startswith(folders),
+                    f'{option}: {path} lies where scored pictures are written; name another --save_place')
+    expected = {path for picture in pictures.ids() for path in evaluation.scored_paths(picture)}
+    if not overwrite and manifest.read(output_dir / SAMPLES, manifest.STAGE_2) is None:  # no evaluation was here
+        for path in sorted({*expected, *(output_dir / name for name in REPORTS)}):
+            manifest.refuse_unknown(path)
+    for folder in SCORED:
+        files.sweep(output_dir / folder)
+        for path in sorted((output_dir / folder).rglob('*.png')):
             require(path in expected, f'{path}: is not of this evaluation (other pictures, or fewer samples, now); '
                                       f'remove it, or name another --save_place')
 
@@ -204,14 +215,14 @@ def write(evaluation: Evaluation, rows: Rows) -> None:
     output_dir = evaluation.output_dir
     psnr = {row['id']: row['psnr'] for row in rows if row['method'] == SINGLE}
     shown = best_median_worst(psnr)
-    report.write_csv(output_dir / 'evaluation.csv', rows)
-    encode.write(output_dir / 'sheet.png', sheet(evaluation, shown))
+    report.write_csv(output_dir / CSV, rows)
+    encode.write(output_dir / SHEET, sheet(evaluation, shown))
     ranks = ', '.join(f'{picture} ({psnr[picture]:.2f} dB)' for picture in shown)
     text = '\n\n'.join([*document(evaluation, rows), '`sheet.png` from top to bottom (best, median and '
                         f'worst by the PSNR of single samples): {ranks}.']) + '\n'
-    files.write_bytes(output_dir / 'evaluation.md', text.encode('utf-8', 'surrogateescape'))
+    files.write_bytes(output_dir / DOCUMENT, text.encode('utf-8', 'surrogateescape'))
     print(*filter(None, (table(rows), identical_line(rows))), sep='\n')
-    print(f'evaluation: {output_dir / "evaluation.md"}, {output_dir / "evaluation.csv"}, {output_dir / "sheet.png"}')
+    print(f'evaluation: {", ".join(str(output_dir / name) for name in (DOCUMENT, CSV, SHEET))}')
 
 
 def main(argv: list[str]) -> int:
@@ -225,7 +236,7 @@ def main(argv: list[str]) -> int:
     view = inputs.View.from_flags(flags)
     evaluation = Evaluation(output_dir, pictures, view, args.sample_num, features)
     with locked(output_dir, '--save_place'):
-        refuse_foreign_files(evaluation)
+        refuse_foreign_files(evaluation, args.overwrite)
         return evaluate(evaluation, args, further)
 
 

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from skimage.metrics import structural_similarity
 
-from ict import command, evaluate
+from ict import command, evaluate, files
 from ict.data import encode
 from ict.data.images import load_rgb
 from ict.errors import UserError
@@ -51,7 +51,7 @@ def stage_2_metrics(seed: int) -> dict[str, float]:
 
 
 class FakeRun:
-    """Takes the place of run.py: writes the result files and metrics.csv of all pictures but ``failing``."""
+    """Takes the place of run.py: writes the files, metrics.csv and a manifest of all pictures but ``failing``."""
 
     def __init__(self) -> None:
         self.commands: list[list[str]] = []
@@ -75,6 +75,7 @@ class FakeRun:
                 table = csv.DictWriter(stream, list(rows[0]))
                 table.writeheader()
                 table.writerows(rows)
+            files.write_json(output_dir / 'results.json', {'settings': {}, 'pictures': {}})
         return self.status
 
 
@@ -313,6 +314,26 @@ def test_foreign_pictures_in_the_scored_folders_are_an_error_before_anything_run
         evaluate.main(argv_of(tmp_path))
     assert not fake.commands
     assert names_in(tmp_path / 'out') == ['results/holiday.png']
+
+
+@pytest.mark.parametrize('name', ['results/a_0.png', 'sheet.png', 'evaluation.csv'])
+def test_files_that_no_evaluation_made_are_not_replaced(folder, name):
+    tmp_path, fake = folder
+    path = tmp_path / 'out' / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b'mine')
+    with pytest.raises(UserError, match=f'{name}: is there already'):
+        evaluate.main(argv_of(tmp_path))
+    assert not fake.commands and path.read_bytes() == b'mine'
+
+
+def test_inputs_are_not_written_among_and_not_called_foreign(folder):
+    tmp_path, fake = folder
+    (tmp_path / 'pics').rename(tmp_path / 'originals')
+    argv = ['--input', str(tmp_path / 'originals'), '--mask', str(tmp_path / 'masks'), '--save_place', str(tmp_path)]
+    with pytest.raises(UserError, match=r'--input: .*originals.* lies where scored pictures are written'):
+        evaluate.main(argv)
+    assert not fake.commands
 
 
 @pytest.mark.parametrize(('more', 'message'), [
