@@ -213,6 +213,7 @@ def _read_cache(root: Path, cache: Path) -> Listing | None:
 
 def _scan(root: Path, skip: set[str]) -> _Scan:
     scan = _Scan()
+    records: dict[str, set[str]] = {}  # of pictures that results in a folder were made of
     waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [('', frozenset())]
     while waiting:
         below, above = waiting.pop()
@@ -229,9 +230,12 @@ def _scan(root: Path, skip: set[str]) -> _Scan:
             continue
         scan.folders.append(below)
         scan.changed.append(state.st_mtime_ns)
-        if below and any(name in _RECORDS and _recorded(folder / name) is not None for name in others):
-            scan.results.append(below.rstrip('/'))
-            continue
+        known = [record for name in _RECORDS if name in others and (record := _recorded(folder / name)) is not None]
+        if known:
+            records[below] = set().union(*known)
+            if below and not any(_order(name)[0] in records[below] for name in images):  # not beside photographs
+                scan.results.append(below.rstrip('/'))
+                continue
         above |= {(state.st_dev, state.st_ino)}
         for name in subfolders:
             if name.lower() in _SYSTEM_FOLDERS:
@@ -245,10 +249,13 @@ def _scan(root: Path, skip: set[str]) -> _Scan:
                 scan.heic.append(below + name)
             elif name.lower() not in _SYSTEM_FILES:
                 scan.endings[ending] += 1
-    others = _not_made_here(root, scan.names)
-    if others and len(others) < len(scan.names):  # where there is nothing else, the results are what is meant
-        scan.own_results = len(scan.names) - len(others)
-        scan.names = others
+    for below, pictures in records.items():
+        inside = [name for name in scan.names if name.startswith(below)]
+        made = {name for name in inside if _is_made(name.removeprefix(below), pictures)}
+        if len(made) == len(scan.names):  # where there is nothing else, the results are what is meant
+            continue
+        scan.own_results += len(made)
+        scan.names = [name for name in scan.names if name not in made]
     return scan
 
 
@@ -287,19 +294,12 @@ def _recorded(path: Path) -> dict[str, dict] | None:
     return content['pictures'] if ours else None
 
 
-def _not_made_here(root: Path, names: list[str]) -> list[str]:
-    """``names`` but those that the records in ``root`` itself tell of, when results were put beside the photographs."""
-    records = [record for name in _RECORDS if (record := _recorded(root / name)) is not None]
-    if not records:
-        return names
-    pictures = set().union(*records)
-    result, prior = re.compile(r'(.*)_\d+'), re.compile(r'condition_\d+/.*')
-
-    def made(name: str) -> bool:
-        stem = _order(name)[0]
-        found = result.fullmatch(stem)
-        return stem == 'comparison' or (found is not None and found[1] in pictures) or bool(prior.fullmatch(name))
-    return [name for name in names if not made(name)]
+def _is_made(name: str, pictures: set[str]) -> bool:
+    """Whether a file is a result, prior or comparison of a run on ``pictures`` whose save place it lies in."""
+    stem = _order(name)[0]
+    found = re.fullmatch(r'(.*)_\d+', stem)
+    return (stem == 'comparison' or (found is not None and found[1] in pictures)
+            or re.match(r'condition_\d+/', name) is not None)
 
 
 # List files

@@ -91,6 +91,16 @@ def test_results_beside_the_photographs_are_passed_over_unless_there_is_nothing_
     assert ids(listing.find(tmp_path, '--input')) == ['a_0', 'a_1', 'comparison', 'condition_1/a', 'sub/b_7_0']
 
 
+def test_photographs_beside_which_results_were_put_are_still_found_from_above(tmp_path):
+    for name in ('2020/a.png', '2020/b.png', '2020/a_0.png', '2020/AP/condition_1/a.png', '2021/c.png'):
+        save(tmp_path / name)
+    for record in ('2020/results.json', '2020/AP/manifest.json'):
+        files.write_json(tmp_path / record, {'settings': {}, 'pictures': {'a': {}}})
+    found = listing.find(tmp_path, '--input')
+    assert ids(found) == ['2020/a', '2020/b', '2021/c']
+    assert '1 folder of earlier results (2020/AP), 1 result of an earlier run' in found.notes[0]
+
+
 def test_a_sub_folder_that_may_not_be_read_is_a_line_and_the_folder_itself_an_error(tmp_path, monkeypatch):
     save(tmp_path / 'i' / 'a.png')
     save(tmp_path / 'i' / 'secret' / 'b.png')
