@@ -5,6 +5,7 @@ import cv2
 import numpy as np
 
 from ict.data.encode import eight_bits
+from ict.data.geometry import HOLE_LEVEL
 from ict.data.images import Picture, colours_of
 
 _LUMA = np.array([0.299, 0.587, 0.114])
@@ -22,14 +23,15 @@ _BIN_BITS = 3  # colours are counted in cells of 8 x 8 x 8
 def levels_of(picture: Picture, invert: bool) -> np.ndarray | None:
     """Grey levels (H, W) uint8 of a mask.
 
-    One colour and a transparent part: what is drawn is the hole. Two colours, whatever they are, also with soft borders
+    One colour and a transparent part: what is drawn is the hole (``invert``: the transparent part, unless the drawing
+    is dark and the smaller part). Two colours, whatever they are, also with soft borders
     or after lossy compression: the brighter one (``invert``: the darker one). Else the grey levels themselves. None for
     a picture that is no mask: many colours, or mostly levels between black and white.
     """
-    drawn = _drawn(picture.native)
-    if drawn is not None:
-        opaque, bright = drawn
-        return 255 - opaque if invert and bright else opaque
+    opaque_and_brightness = drawn(picture.native)
+    if opaque_and_brightness is not None:
+        opaque, bright = opaque_and_brightness
+        return 255 - opaque if invert and (bright or opaque.mean() > HOLE_LEVEL) else opaque
     levels = _of_two_values(picture.native if alpha_of(picture.native) is None else picture.rgb)
     if levels is None:
         levels = _of_many_values(picture.rgb)
@@ -49,7 +51,7 @@ def alpha_of(native: np.ndarray) -> np.ndarray | None:
     return None if alpha.min() == 255 else alpha
 
 
-def _drawn(native: np.ndarray) -> tuple[np.ndarray, bool] | None:
+def drawn(native: np.ndarray) -> tuple[np.ndarray, bool] | None:
     """Of one colour on transparent ground: its opacity (H, W) uint8, and whether the colour is a bright one."""
     alpha = alpha_of(native)
     if alpha is None or alpha.min() == alpha.max():

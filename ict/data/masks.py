@@ -8,7 +8,7 @@ import numpy as np
 
 from ict.data import images
 from ict.data.geometry import HOLE_LEVEL
-from ict.data.mask_levels import alpha_of, grey_of, levels_of
+from ict.data.mask_levels import alpha_of, drawn, grey_of, levels_of
 from ict.errors import UserError
 
 _MOST = 0.75  # of a mask being hole is seldom meant
@@ -46,7 +46,9 @@ def read(path: str | Path, invert: bool, dilate: int, max_pixels: int, allow_tru
         levels = grown(255 - levels if invert else levels, dilate)
     else:
         levels = interpreted(picture, str(path), invert, dilate)
-    return levels, [*picture.notes, *remarks(path, levels, invert, dilate)]
+    on_clear = not published and drawn(picture.native) is not None
+    kinds = ('what is drawn', 'the transparent part') if on_clear else ('white', 'black')
+    return levels, [*picture.notes, *remarks(path, levels, invert, dilate, kinds)]
 
 
 def interpreted(picture: images.Picture, name: str, invert: bool, dilate: int) -> np.ndarray:
@@ -65,7 +67,7 @@ def interpreted(picture: images.Picture, name: str, invert: bool, dilate: int) -
 
 
 def remarks(path: str | Path, levels: np.ndarray, invert: bool, dilate: int,
-            kinds: tuple[str, str] = ('white', 'black')) -> list[str]:
+            kinds: tuple[str, str]) -> list[str]:
     """A line where the hole is most of a mask (h, w) uint8, and one where its border is soft.
 
     Args:

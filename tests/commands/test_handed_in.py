@@ -40,6 +40,7 @@ def picture(pixels: np.ndarray, kind: str = 'PNG', **more: object) -> bytes:
 
 IMAGE, JPEG, MASK = picture(PHOTO), picture(PHOTO, 'JPEG'), picture(HOLE * np.uint8(255))
 DRAWN = picture(np.dstack([np.zeros_like(CLEAR), 255 - CLEAR]))
+CLEAR_HOLE = picture(np.dstack([np.zeros_like(CLEAR), CLEAR]))
 CUT_OUT = picture(np.dstack([PHOTO, CLEAR]))
 RESIZE = inputs.View(geometry='resize')
 RECORD = json.dumps({'settings': {}, 'pictures': {}}).encode()
@@ -135,6 +136,9 @@ CASES = {
     'black and red': masked(picture(HOLE[..., None] * np.uint8([255, 0, 0]))),
     'black and red as JPEG': masked(picture(HOLE[..., None] * np.uint8([255, 0, 0]), 'JPEG', subsampling=0)),
     'black strokes on transparent ground': masked(DRAWN),
+    'black with a transparent hole, not said': masked(CLEAR_HOLE, hole=~HOLE, says=(
+        'm/a.png: 88% of it is hole; if the transparent part is the hole, add --invert_mask',)),
+    'black with a transparent hole': masked(CLEAR_HOLE, view=inputs.View('sealed', 'resize', invert_mask=True)),
     'the transparent part': Case({'i/a.png': CUT_OUT}, {'a': 'a.png'}, masks='alpha', hole=HOLE),
     'an object cut out': Case({'i/a.png': picture(np.dstack([PHOTO, 255 - CLEAR]))}, {'a': 'a.png'}, masks='alpha',
                               hole=~HOLE, says=('i/a.png: 88% of it is hole; if the rest is the hole, add',)),
