@@ -91,6 +91,9 @@ def arguments(argv: list[str]) -> Any:
     require(not reads_files or bool(args.mask) or (args.mode == TEST and bool(args.val_path)),
             f'--mask: needed for --mask_type {args.mask_type} (make some: python mask/generate.py --save_path masks)')
     require(not args.val_prior or bool(args.val_mask), '--val_prior: needs --val_mask, the masks it was made with')
+    require(args.crop_scale == 1 or not (args.prior or args.mask_type == dataset.PAIRED_FILE),
+            f'--crop_scale {args.crop_scale}: with --prior or --mask_type {dataset.PAIRED_FILE} pictures are not '
+            f'cropped at random; leave it out')
     require(args.mode == TRAIN or bool(args.ckpt_path), '--ckpt_path: needed for --mode 2')
     require(args.mode == TRAIN or not args.distributed, '--mode 2 scores in one process: leave --distributed out')
     require(not (args.invert_mask or args.dilate) or reads_files or bool(args.val_mask),
@@ -128,6 +131,19 @@ def starting_point(folder: str, resume: bool, adversarial: bool) -> checkpointer
                 f'--ckpt_path {folder}: the generator is of step {steps[0]}, the discriminator of step {steps[1]}; '
                 f'bring two of one step together')
     return start
+
+
+def palette(kmeans: str, start: checkpointer.StartingPoint, trains: bool) -> np.ndarray:
+    """The colours (V, 3) float32 of degraded priors: ``--kmeans``, else the checkpoint's, else the repository's.
+
+    A UserError where a training is resumed or scored with other colours than it began with.
+    """
+    weights = start.weights.get(GEN)
+    if weights is not None and not (kmeans and trains and start.state is None):
+        own = checkpoint.palette_of(weights, kmeans)
+        if own is not None:
+            return own
+    return codebook.load(codebook.find_for_training(kmeans))
 
 
 def network_config(flags: dict[str, Any], start: checkpointer.StartingPoint) -> config.GeneratorConfig:
@@ -243,8 +259,8 @@ def main(argv: list[str]) -> int:
     networks_needed = losses.networks_needed(config.LOSSES, losses.weights_of(config.LOSSES, args))
 
     # Check the palette, the checkpoints and the architecture.
-    centres = codebook.load(codebook.find_for_training(args.kmeans))
     start = starting_point(args.ckpt_path, trains, trains and 'discriminator' in networks_needed)
+    centres = palette(args.kmeans, start, trains)
     gen_config = network_config({name: getattr(args, name) for name in _NETWORK_OPTIONS}, start)
     require(args.init == 'published' or gen_config.base_channels >= config.STRUCTURED_CHANNELS,
             f'--init structured: needs --base_channels of {config.STRUCTURED_CHANNELS} or more')
@@ -269,7 +285,7 @@ def main(argv: list[str]) -> int:
 
     # Take the output folder.
     with ExitStack() as stack:
-        stack.enter_context(checkpointer.taken(output_dir, GEN, start.state, output_dir))
+        stack.enter_context(checkpointer.taken(output_dir, [GEN, DIS], start.state, output_dir))
 
         # Find VGG19, read the held-back pictures, list the training pictures.
         vgg_weights = config.find_vgg(args.vgg_path) if 'vgg' in networks_needed else None
@@ -294,6 +310,7 @@ def main(argv: list[str]) -> int:
         # Resume from the checkpoints.
         settings = checkpointer.compared_settings(vars(args) | gen_config.metadata(), _IGNORED, last_step)
         settings |= {'total_batch': epoch_sampler.pictures_per_step, 'pictures': len(source.pictures),
+                     'masks': len(source.mask_source), 'priors': len(source.prior_folders or ()),
                      'palette': codebook.digest(centres), 'sampled_priors': bool(args.prior)}
         saver = checkpointer.Checkpointer(output_dir, trained, settings, centres, step.extra)
         if args.distributed:

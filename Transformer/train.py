@@ -22,6 +22,7 @@ from ict.command import run
 from ict.data import codebook
 from ict.device import parallel, runtime
 from ict.errors import require
+from ict.log import log
 from ict.options import Given, positive
 from ict.training import checkpointer, loader, loop, train_options
 from ict.training.epoch_sampler import EpochSampler
@@ -176,9 +177,11 @@ def main(argv: list[str]) -> int:
     # Take the output folder.
     output_dir = files.output_folder(args.save_path, '--save_path')
     with ExitStack() as stack:
-        stack.enter_context(checkpointer.taken(output_dir, NAME, start.state, output_dir / f'{NAME}_latest.ckpt'))
+        stack.enter_context(checkpointer.taken(output_dir, [NAME], start.state, output_dir / f'{NAME}_latest.ckpt'))
 
         # List the pictures and masks.
+        if args.random_stroke and args.mask_path:
+            log('--random_stroke: holes are drawn, and the masks of --mask_path are not read')
         paths = partial(PicturePaths, output_dir=output_dir, invert_mask=args.invert_mask, dilate=args.dilate)
         pictures, masks = paths(given('data_path'), Strokes if args.random_stroke else RandomFile,
                                 masks=given('mask_path'), cache=True).find()
@@ -205,7 +208,7 @@ def main(argv: list[str]) -> int:
         # Resume from the checkpoint.
         settings = checkpointer.compared_settings(
             vars(args) | {name: getattr(gpt_config, name) for name in _NETWORK_OPTIONS}, _IGNORED, last_step)
-        settings |= {'total_batch': epoch_sampler.pictures_per_step, 'pictures': len(pictures)}
+        settings |= {'total_batch': epoch_sampler.pictures_per_step, 'pictures': len(pictures), 'masks': len(masks)}
         saver = checkpointer.Checkpointer(output_dir, trained, settings, centres, step.extra)
         if args.distributed:
             saver.require_same_on_all_ranks({'--data_path': pictures.digest(), '--mask_path': masks.digest()},

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mindspore import nn
 
 METADATA, PALETTE = 'record', 'palette'  # names in the file
+ENDINGS = '', '_best', '_latest'  # of the files of networks, the preferred one first
 UNUSED = '.attn.mask'  # a buffer of the published transformers that no computation reads
 _TYPES = {'Float32': 'f4', 'Float16': 'f2', 'Float64': 'f8', 'Int8': 'i1', 'Int16': 'i2', 'Int32': 'i4',
           'Int64': 'i8', 'UInt8': 'u1', 'UInt16': 'u2', 'UInt32': 'u4', 'UInt64': 'u8', 'Bool': '?'}
@@ -138,7 +139,7 @@ def is_pytorch(stream: BinaryIO) -> bool:
 
 def saved_in(folder: Path, names: Sequence[str]) -> list[Path] | None:
     """The files of networks in a folder: the plain names, else ``_best``, else ``_latest``; None: none is complete."""
-    for ending in ('', '_best', '_latest'):
+    for ending in ENDINGS:
         found = [folder / f'{name}{ending}.ckpt' for name in names]
         if all(map(os.path.isfile, found)):
             return found

@@ -6,6 +6,7 @@ training pictures.
 from __future__ import annotations
 
 import io
+import os
 import sys
 
 import numpy as np
@@ -41,12 +42,15 @@ def main(argv: list[str]) -> int:
     parser.add_argument('--max_pixels', type=int, default=1_000_000,
                         help='at most this many pixels, drawn at random')
     parser.add_argument('--seed', type=int, default=0, help='of the drawn pixels and first centres')
+    options.add_flag(parser, '--overwrite', 'replace a palette that is there already')
     args = parser.parse_args(argv)
     positive(args, 'prior_size', 'max_pixels')
     require(0 <= args.seed < 2 ** 31, f'--seed {args.seed}: must be at least 0 and below 2147483648')
     if not 2 <= args.colours <= 32767:
         raise UserError(f'--colours {args.colours}: a palette has 2 to 32767 colours')
     target = files.output_file(args.save_path, '--save_path')
+    require(args.overwrite or not os.path.exists(target),
+            f'--save_path {target}: is there already, and checkpoints may need it; name another, or use --overwrite')
     found = pairs.listing(args.data_path, '--data_path', unique=False)
     rng = np.random.default_rng(args.seed)
     wanted = max(1, -(-args.max_pixels // args.prior_size ** 2))

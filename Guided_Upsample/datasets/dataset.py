@@ -61,19 +61,19 @@ class Source:
         A paired mask or a sampled prior belongs to the middle square, so these pictures are only flipped. An unreadable
         picture is replaced by another one, see ``read_or_replace``.
         """
-        def read(i: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+        def read(i: int) -> tuple[images.Picture, np.ndarray | None, np.ndarray | None]:
             grey, prior = self.mask_source.of_picture(i), self.read_prior(i, rng)
-            return images.load_rgb(self.pictures.path(i)), grey, prior
+            return images.load(self.pictures.path(i)), grey, prior
 
-        rgb, grey, prior = read_or_replace(len(self.pictures), number, rng, read, failures)
-        height, width = rgb.shape[:2]
+        picture, grey, prior = read_or_replace(len(self.pictures), number, rng, read, failures)
+        height, width = geometry.size_of(picture.rgb)
         if grey is not None or prior is not None:
             box = geometry.centre_square(height, width)
         else:
             side = max(1, round(min(height, width) * rng.uniform(crop_scale, 1.0)))
             box = geometry.Box(int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1)), side, side)
-        hole = self.mask_source.hole(grey, (height, width), self.config.image_size, rng, failures)
-        image, prior = self._image_and_prior(rgb, box, prior, rng)
+        hole = self.mask_source.hole(grey, picture, self.config.image_size, rng, failures)
+        image, prior = self._image_and_prior(picture.rgb, box, prior, rng)
         if rng.random() < 0.5:
             image, prior, hole = image[:, ::-1], prior[:, ::-1], hole[:, ::-1]
         return image, prior, hole
@@ -83,12 +83,12 @@ class Source:
         rng = np.random.default_rng([i, 3])
         failures: list[str] = []
         grey, prior = self.mask_source.of_picture(i), self.read_prior(i, rng)
-        rgb = images.load_rgb(self.pictures.path(i))
-        height, width = rgb.shape[:2]
-        hole = self.mask_source.hole(grey, (height, width), self.config.image_size, rng, failures)
+        picture = images.load(self.pictures.path(i))
+        hole = self.mask_source.hole(grey, picture, self.config.image_size, rng, failures)
         if failures:
             raise UserError(failures[0])
-        image, prior = self._image_and_prior(rgb, geometry.centre_square(height, width), prior, rng)
+        box = geometry.centre_square(*geometry.size_of(picture.rgb))
+        image, prior = self._image_and_prior(picture.rgb, box, prior, rng)
         return image, prior, hole
 
     def require_readable(self) -> None:

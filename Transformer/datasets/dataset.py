@@ -40,8 +40,9 @@ class TrainingBatches:
     def _example(self, number: int, rng: np.random.Generator,
                  failures: list[str]) -> tuple[np.ndarray, np.ndarray]:
         # A random crop of the picture.
-        rgb = read_or_replace(len(self.pictures), number, rng,
-                              lambda i: images.load_rgb(self.pictures.path(i)), failures)
+        picture = read_or_replace(len(self.pictures), number, rng,
+                                  lambda i: images.load(self.pictures.path(i)), failures)
+        rgb = picture.rgb
         side = max(1, round(min(rgb.shape[:2]) * rng.uniform(self.crop_scale, 1.0)))
         top, left = rng.integers(rgb.shape[0] - side + 1), rng.integers(rgb.shape[1] - side + 1)
         rgb = rgb[top:top + side, left:left + side]
@@ -50,7 +51,7 @@ class TrainingBatches:
         small = images.shrink(np.ascontiguousarray(rgb), self.prior_size)
 
         # A random mask.
-        hole = self.mask_source.hole(None, rgb.shape[:2], self.prior_size, rng, failures)
+        hole = self.mask_source.hole(None, picture, self.prior_size, rng, failures)
         return self.tokenizer(small).reshape(-1), hole.reshape(-1).astype(np.float32)
 
 
@@ -65,13 +66,13 @@ def validation_set(pictures: Listing, mask_source: MaskSource, tokenizer: Tokeni
     """
     tokens, holes, held_back = [], [], HeldBackFiles()
     for i in tqdm(range(len(pictures)), desc='held-back pictures', unit='image', disable=None):
-        rgb = held_back.read(images.load_rgb, pictures.path(i))
+        picture = held_back.read(images.load, pictures.path(i))
         grey = held_back.read(mask_source.of_picture, i)
         if held_back.failures:
             continue
-        square = geometry.cut(rgb, geometry.centre_square(*geometry.size_of(rgb)))
+        square = geometry.cut(picture.rgb, geometry.centre_square(*geometry.size_of(picture.rgb)))
         tokens.append(tokenizer(images.shrink(square, prior_size)).reshape(-1))
-        hole = mask_source.hole(grey, rgb.shape[:2], prior_size, np.random.default_rng([i, 3]), [])
+        hole = mask_source.hole(grey, picture, prior_size, np.random.default_rng([i, 3]), [])
         holes.append(hole.reshape(-1).astype(np.float32))
     held_back.require_all()
     return np.stack(tokens), np.stack(holes)

@@ -14,7 +14,7 @@ import numpy as np
 
 from ict import checkpoint, files, lock
 from ict.device import parallel
-from ict.errors import UserError
+from ict.errors import UserError, require
 from ict.log import log
 
 if TYPE_CHECKING:
@@ -257,7 +257,7 @@ def progress_of(state: checkpoint.Checkpoint) -> Progress:
     except (KeyError, TypeError):
         pass
     raise UserError(f'{state.path}: damaged, it does not say at which step it was saved; remove it to go on from the '
-                    f'weights alone')
+                    f'weights alone, with another --save_path')
 
 
 def _find_state(weights: Path) -> checkpoint.Checkpoint | None:
@@ -271,7 +271,8 @@ def _find_state(weights: Path) -> checkpoint.Checkpoint | None:
         step = checkpoint.read(weights).metadata.get('step')
         if step not in (progress.step, progress.previous_save):
             raise UserError(f'{path}: is of step {progress.step}, {weights.name} of step {step}; '
-                            f'remove the state to go on from the weights alone, or bring the weights back')
+                            f'remove the state to go on from the weights alone, with another --save_path, or bring the '
+                            f'weights back')
     return state
 
 
@@ -284,13 +285,18 @@ def _weights_in(state: checkpoint.Checkpoint, network: str) -> checkpoint.Checkp
 
 
 @contextmanager
-def taken(folder: Path, network: str, state: checkpoint.Checkpoint | None, resume_from: Path) -> Iterator[None]:
+def taken(folder: Path, networks: Sequence[str], state: checkpoint.Checkpoint | None,
+          resume_from: Path) -> Iterator[None]:
     """Keep an output folder for one training, see ``lock.locked``; what an interrupted run left unfinished is removed.
 
+    Args:
+        networks: what is trained, by the names of their files.
+
     Raises:
-        UserError: it holds another training than the one that ``state`` continues; names ``resume_from``.
+        UserError: it holds another training than the one that ``state`` continues (names ``resume_from``), or weights
+            without a state, which would be replaced or, with a plain name, be taken for the trained ones.
     """
-    path = folder / state_name(network)
+    path = folder / state_name(networks[0])
     with lock.locked(folder, '--save_path'):
         if os.path.isfile(path):
             there = checkpoint.read(path, '--save_path').expect('state', '--save_path')
@@ -299,6 +305,10 @@ def taken(folder: Path, network: str, state: checkpoint.Checkpoint | None, resum
                                 f'steps; go on with --ckpt_path {resume_from}, or name another --save_path')
             if there.metadata != state.metadata:
                 raise UserError(f'--ckpt_path {path}: another run has just saved it anew; start this one again')
+        else:
+            for weights in (folder / f'{name}{ending}.ckpt' for name in networks for ending in checkpoint.ENDINGS):
+                require(not os.path.isfile(weights), f'--save_path {folder}: holds {weights.name}, and no training '
+                                                     f'that it is of; name another --save_path')
         if parallel.is_writer():
             files.sweep(folder, below=False)
         yield

@@ -131,9 +131,7 @@ class Loop:
         bar = tqdm(total=config.last_step, initial=progress.step, unit='step',
                    disable=None if parallel.is_writer() else True)
         with StopRequest() as stop, bar:
-            for arrays, failures in self.batches(data_loader):
-                self.unreadable.add(failures)
-                self.unreadable.check()
+            for arrays in self.batches(data_loader):
                 self.take_step(arrays)
                 bar.update()
 
@@ -170,12 +168,16 @@ class Loop:
         """Whether something is due that is done every so many steps."""
         return self.progress.step % every == 0
 
-    def batches(self, data_loader: DataLoader) -> Iterator[tuple[Arrays, list[str]]]:
-        """The batches; when a worker dies, what was learnt is saved first."""
+    def batches(self, data_loader: DataLoader) -> Iterator[Arrays]:
+        """The batches; when a worker dies or too many files are unreadable, what was learnt is saved first."""
+        progress = self.progress
         try:
-            yield from data_loader
-        except WorkerDiedError:
-            progress = self.progress
+            for arrays, failures in data_loader:
+                self.unreadable.add(failures)
+                self.unreadable.check()
+                yield arrays
+        except (WorkerDiedError, UserError):
+            progress.unreadable = []  # they are to be mended
             if parallel.is_writer() and progress.step > progress.previous_save and not self.checkpointer.broken():
                 self.train_log.flush()
                 self.checkpointer.save(progress)

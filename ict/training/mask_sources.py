@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ict.data import geometry, masks, pairs
+from ict.data import geometry, images, masks, pairs
 from ict.device import parallel
 from ict.errors import UserError
 from ict.log import log
@@ -68,6 +68,10 @@ class MaskSource:
         """What tells the mask files from others, '' without any."""
         return self.files.listing.digest() if self.files is not None else ''
 
+    def __len__(self) -> int:
+        """How many mask files there are."""
+        return len(self.files) if self.files is not None else 0
+
     def of_picture(self, i: int) -> np.ndarray | None:
         """Grey levels (h, w) uint8 of the mask that belongs to picture ``i``; None: its hole is drawn."""
         return None
@@ -80,17 +84,20 @@ class MaskSource:
         """
         raise NotImplementedError
 
-    def hole(self, grey: np.ndarray | None, picture: tuple[int, int], size: int, rng: np.random.Generator,
+    def hole(self, grey: np.ndarray | None, picture: images.Picture, size: int, rng: np.random.Generator,
              failures: list[str]) -> np.ndarray:
         """The hole (size, size) bool of a square crop: pixels that the drawn or given hole touches.
 
         Args:
             grey: what ``of_picture`` gave, of which the middle square is taken; None: the hole is drawn.
-            picture: height and width of the whole picture.
+            picture: the whole one.
             size, rng, failures: as for ``draw``.
         """
-        hole = self.draw(size, rng, failures) if grey is None else geometry.hole_in(grey, *picture, 'crop')[1]
-        return geometry.touched(hole, size, size)
+        if grey is None:
+            return geometry.touched(self.draw(size, rng, failures), size, size)
+        height, width = geometry.size_of(picture.rgb)
+        fitted = masks.fitted(grey, height, width, picture.orientation)
+        return geometry.touched(geometry.hole_in(fitted, height, width, 'crop')[1], size, size)
 
 
 class Strokes(MaskSource):

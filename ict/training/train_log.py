@@ -5,6 +5,7 @@ import csv
 from pathlib import Path
 
 from ict.data import encode
+from ict.errors import UserError
 from ict.runs import report
 from ict.training.checkpointer import Progress
 
@@ -17,8 +18,13 @@ class TrainLog:
         self.writes = writes
         self.rows: list[dict[str, str]] = []
         if progress.step and self.path.is_file():
-            with open(self.path, newline='', encoding='utf-8') as stream:
-                self.rows = [row for row in csv.DictReader(stream) if int(row['step']) <= progress.step]
+            try:
+                with open(self.path, newline='', encoding='utf-8') as stream:
+                    self.rows = [row for row in csv.DictReader(stream) if int(row['step']) <= progress.step]
+                self._series()
+            except (KeyError, TypeError, ValueError) as error:
+                raise UserError(f'{self.path}: is no longer the table that a training writes ({error!r}); bring it '
+                                f'back, or move it away to begin a new one') from None
 
     def add(self, step: int, values: dict[str, float]) -> None:
         """A row of metrics of one step."""
@@ -29,9 +35,13 @@ class TrainLog:
         if not self.writes or not self.rows:
             return
         report.write_csv(self.path, self.rows)
+        encode.write(self.picture, report.curves(self._series()))
+
+    def _series(self) -> dict[str, list[tuple[int, float]]]:
+        """The curves' points by name."""
         series = {}
         for key in dict.fromkeys(key for row in self.rows for key in row if key not in ('step', 'epoch', 'seconds')):
             points = [(int(row['step']), float(row[key])) for row in self.rows if row.get(key)]
             if any(value for _, value in points):  # a loss that is switched off is no curve
                 series[key] = points
-        encode.write(self.picture, report.curves(series))
+        return series

@@ -49,6 +49,18 @@ def test_pictures_may_be_files_arrays_or_pil(pipe, folders):
         np.testing.assert_array_equal(completion.picture, wanted.picture)
 
 
+def test_a_completion_is_saved_in_the_format_of_the_ending(pipe, folders, tmp_path):
+    [completion] = pipe(folders['images'] / 'p0.png', folders['masks'] / 'p0.png', steps=2)
+    for name, kind in (('a.png', 'PNG'), ('a.JPG', 'JPEG'), ('a.jpeg', 'JPEG'), ('a.webp', 'WEBP')):
+        completion.save(tmp_path / name)
+        with Image.open(tmp_path / name) as saved:
+            assert saved.format == kind and saved.size == completion.picture.shape[1::-1]
+    assert (tmp_path / 'a.png').read_bytes() == completion.png()
+    for name in ('a.tiff', 'a'):
+        with pytest.raises(UserError, match=r'has none of the endings \.png'):
+            completion.save(tmp_path / name)
+
+
 def test_pil_pictures_are_read_as_their_files_are(pipe, folders, tmp_path):
     turned, exif = photograph(0, 64, 48), Image.Exif()
     exif[0x0112], exif[0x010F] = 6, 'Maker'

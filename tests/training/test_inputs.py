@@ -10,15 +10,20 @@ import pytest
 from PIL import Image
 
 from Guided_Upsample import train as train_2
+from Guided_Upsample.datasets.dataset import ExampleConfig, Source
 from ict import checkpoint
 from ict.data import encode, images
 from ict.data import masks as data_masks
+from ict.data.codebook import Tokenizer
 from ict.device import parallel
 from ict.errors import UserError
+from ict.options import Given
 from ict.training.loader import HeldBackFiles, Unreadable
+from ict.training.mask_sources import PairedFile, PicturePaths
 from tests.conftest import DEVICE, photograph
 from tests.training.runs import argv_1, argv_2, log_without_seconds
 from Transformer import train as train_1
+from Transformer.datasets.dataset import validation_set
 
 
 @pytest.mark.parametrize('stage', [1, 2])
@@ -61,8 +66,61 @@ def test_unreadable_pictures_are_skipped_and_named(pictures, tiny, tmp_path, cap
     assert 'skipped (3 so far)' in (said := capfd.readouterr().err)
     assert all(f'bad{i}.png: unreadable image' in said for i in range(3))
     (pictures / 'bad3.png').write_bytes(b'no')
+    one = argv_1(pictures, tmp_path / 'b', tiny['kmeans'], '--max_steps', 20)
     with pytest.raises(UserError, match=r'4 files of 14 pictures are unreadable, more than 1 %.*bad0\.png'):
-        train_1.main(argv_1(pictures, tmp_path / 'b', tiny['kmeans'], '--max_steps', 20))
+        train_1.main(one)
+
+
+def test_what_was_learnt_before_too_many_files_were_unreadable_is_kept(pictures, tiny, tmp_path, monkeypatch):
+    one = argv_1(pictures, tmp_path / 'a', tiny['kmeans'], '--max_steps', 9, '--num_workers', 0)
+    load = images.load
+
+    def one_more_fails(path: Path) -> images.Picture:
+        if (tmp_path / 'a' / 'away').exists():
+            raise UserError(f'{path}: no such image')
+        return load(path)
+    monkeypatch.setattr(images, 'load', one_more_fails)
+    add, steps = Unreadable.add, []
+
+    def count(self: Unreadable, failures: list[str]) -> None:
+        steps.append(failures)
+        if len(steps) == 3:
+            (tmp_path / 'a' / 'away').touch()
+        add(self, failures)
+    monkeypatch.setattr(Unreadable, 'add', count)
+    with pytest.raises(UserError, match='unreadable'):
+        train_1.main(one)
+    (tmp_path / 'a' / 'away').unlink()
+    latest = tmp_path / 'a' / 'ImageNet_latest.ckpt'
+    assert checkpoint.read(latest).metadata['step'] == 3
+    assert train_1.main([*one, '--ckpt_path', str(latest)]) == 0
+    assert train_1.main(argv_1(pictures, tmp_path / 'b', tiny['kmeans'], '--max_steps', 9)) == 0
+    assert log_without_seconds(tmp_path / 'a')[-1] == log_without_seconds(tmp_path / 'b')[-1]
+
+
+@pytest.mark.parametrize('stage', [1, 2])
+def test_masks_of_the_stored_pixels_are_turned_with_their_pictures_in_training_too(stage, tmp_path):
+    """A photograph of 48 x 64 that is stored lying, with a mask made for the stored pixels: a hole on their left."""
+    folders = [tmp_path / 'photos', tmp_path / 'masks']
+    for folder in folders:
+        folder.mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    hole = np.zeros((48, 64), np.uint8)
+    hole[:, :20] = 255
+    Image.fromarray(photograph(0, 48, 64)).save(folders[0] / 'a.jpg', exif=exif)
+    Image.fromarray(hole).save(folders[1] / 'a.png')
+    found = PicturePaths(Given(str(folders[0]), '--input'), PairedFile, tmp_path / 'save',
+                         Given(str(folders[1]), '--mask')).find()
+    upright = np.zeros((48, 48), bool)
+    upright[:12] = True  # of the middle square
+    if stage == 1:
+        [seen] = validation_set(*found, Tokenizer(np.zeros((2, 3), np.float32)), 48)[1]
+        assert np.array_equal(seen.reshape(48, 48), upright)
+    else:
+        source = Source(*found, None, np.zeros((2, 3), np.float32), ExampleConfig(48, 8))
+        assert np.array_equal(source.held_back_example(0)[2], upright)
+        assert np.array_equal(source.training_example(0, np.random.default_rng(0), 1.0, [])[2], upright)
 
 
 @pytest.mark.parametrize(('n_pictures', 'broken', 'stops'), [(20, 3, False), (20, 4, True), (1000, 10, False),
@@ -136,6 +194,36 @@ def test_a_resume_with_masks_read_otherwise_is_no_exact_continuation(pictures, b
     assert train_2.main([*argv, '--max_iteration', '2', '--ckpt_path', str(tmp_path / 'a'), '--invert_mask', 'False',
                          '--dilate', '2']) == 0
     assert 'not an exact continuation: dilate 0 -> 2, invert_mask True -> False' in capsys.readouterr().err
+
+
+def test_a_resume_with_more_masks_or_priors_is_no_exact_continuation(pictures, masks, tiny, tmp_path, capsys):
+    for k in (1, 2):
+        (tmp_path / 'AP' / f'condition_{k}').mkdir(parents=True)
+        for i in range(10):
+            Image.fromarray(photograph(i, 8, 8)).save(tmp_path / 'AP' / f'condition_{k}' / f'{i}.png')
+        if k == 1:
+            assert train_2.main([*(argv := argv_2(pictures, masks, tmp_path / 'a', tiny['kmeans'], '--prior', tmp_path /
+                                                  'AP')), '--max_iteration', '1']) == 0
+    (masks / 'more.png').write_bytes((masks / '00000.png').read_bytes())
+    assert train_2.main([*argv, '--max_iteration', '2', '--ckpt_path', str(tmp_path / 'a')]) == 0
+    assert 'not an exact continuation: masks 3 -> 4, priors 1 -> 2' in capsys.readouterr().err
+
+
+def test_stage_2_is_resumed_and_scored_with_the_palette_it_was_trained_with(pictures, masks, tiny, tmp_path, capsys):
+    colours = np.load(tiny['kmeans'])
+    np.save(tmp_path / 'own.npy', np.roll(colours, 1, 1) * 0.5)
+    one = argv_2(pictures, masks, tmp_path / 'a', tmp_path / 'own.npy', '--max_iteration', 1)
+    assert train_2.main(one) == 0
+    scored = ['--mode', '2', '--ckpt_path', str(tmp_path / 'a')]
+    with pytest.raises(UserError, match=r'--kmeans .*: not the palette that'):
+        train_2.main([*argv_2(pictures, masks, tmp_path / 'b', tiny['kmeans']), *scored])
+    said = []
+    for more in ([], ['--kmeans', str(tmp_path / 'own.npy')]):
+        where = one.index('--kmeans')
+        capsys.readouterr()
+        assert train_2.main([*one[:where], *one[where + 2:], *scored, *more]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] and 'PSNR: ' in said[0]
 
 
 def test_training_on_sampled_priors_and_with_paired_masks(pictures, masks, tiny, tmp_path):

@@ -137,6 +137,33 @@ def test_a_training_is_not_written_over_by_another(stage, pictures, masks, tiny,
     assert main([*one, length, '4', '--ckpt_path', str(latest)]) == 0
 
 
+@pytest.mark.parametrize('stage', [1, 2])
+def test_weights_without_a_state_are_not_replaced(stage, pictures, masks, tiny, tmp_path):
+    save = tmp_path / 'a'
+    save.mkdir()
+    name = 'ImageNet_best.ckpt' if stage == 1 else 'InpaintingModel_gen.ckpt'
+    shutil.copy(tiny['transformer' if stage == 1 else 'generator'], save / name)
+    main, argv = (train_1.main, argv_1(pictures, save, tiny['kmeans'])) if stage == 1 else \
+        (train_2.main, argv_2(pictures, masks, save, tiny['kmeans']))
+    before = files_of(save)
+    with pytest.raises(UserError, match=f'holds {name}, and no training that it is of; name another --save_path'):
+        main(argv)
+    assert files_of(save) == before
+
+
+def test_a_log_that_was_edited_is_an_error_before_anything_is_trained(pictures, tiny, tmp_path):
+    save = tmp_path / 'a'
+    one = argv_1(pictures, save, tiny['kmeans'], '--ckpt_path', save / 'ImageNet_latest.ckpt')
+    assert train_1.main([*one[:-2], '--max_steps', '3']) == 0
+    table = (save / 'ImageNet_log.csv').read_text()
+    for edited in (table.replace(',', ';'), table.replace('.', '|')):
+        (save / 'ImageNet_log.csv').write_text(edited)
+        with pytest.raises(UserError, match=r'ImageNet_log\.csv: is no longer the table'):
+            train_1.main([*one, '--max_steps', '4'])
+    (save / 'ImageNet_log.csv').unlink()
+    assert train_1.main([*one, '--max_steps', '4']) == 0
+
+
 def test_only_what_changes_the_course_is_no_exact_continuation(pictures, masks, tiny, tmp_path, capsys):
     def said(main, argv: list[str]) -> str:
         assert main(argv) == 0
