@@ -81,8 +81,8 @@ class Actions:
         return self._value(session, 'Cancelled.')
 
     def close(self, request: gr.Request) -> None:
-        """The tab was closed."""
-        self.sessions.close(request.session_hash)
+        """The tab was closed, or its connection has ended."""
+        self.sessions.leave(request.session_hash)
 
     def _session(self, request: gr.Request) -> Session:
         return self.sessions.of(request.session_hash)

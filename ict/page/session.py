@@ -16,6 +16,7 @@ from ict.errors import UserError, require
 from ict.page.marks import Mark, hole_of
 from ict.pipeline import Cancelled
 
+PATIENCE = 600.0  # seconds in which a tab whose connection has ended may come back
 PREVIEW_SIDE = 1600  # longest side of what the page shows; the photo itself keeps its size
 _PREVIEW_QUALITY = 92
 
@@ -44,6 +45,7 @@ class Session:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.cancel = threading.Event()
+        self.left: threading.Timer | None = None  # what deletes the files of a tab that has left
         self.photo: Photo | None = None
         self.masks: list[np.ndarray] = []  # holes (H, W) bool of the mask files
         self.mask_previews: list[Path] = []
@@ -147,8 +149,8 @@ def _named(line: str, path: Path) -> str:
 class Sessions:
     """The open tabs, by the session that Gradio gives each."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, patience: float = PATIENCE) -> None:
+        self.folder, self.patience = folder, patience
         self._open: dict[str, Session] = {}
         self._lock = threading.Lock()
 
@@ -157,17 +159,28 @@ class Sessions:
         with self._lock:
             if key not in self._open:
                 self._open[key] = Session(Path(tempfile.mkdtemp(dir=self.folder)))
+            self._open[key].left = None
             return self._open[key]
 
-    def close(self, key: str) -> None:
-        """End what the tab computes and delete its files."""
+    def leave(self, key: str) -> None:
+        """The tab's connection has ended: end what it computes, and delete its files unless it comes back in time."""
         with self._lock:
-            session = self._open.pop(key, None)
-        if session is not None:
+            session = self._open.get(key)
+            if session is None:
+                return
             session.cancel.set()
-            shutil.rmtree(session.folder, ignore_errors=True)
+            session.left = threading.Timer(self.patience, self._close, [key, session])
+            session.left.daemon = True
+            session.left.start()
+
+    def _close(self, key: str, session: Session) -> None:
+        with self._lock:
+            if session.left is not threading.current_thread():
+                return
+            del self._open[key]
+        shutil.rmtree(session.folder, ignore_errors=True)
 
     def close_all(self) -> None:
         """End every computation."""
-        for key in list(self._open):
-            self.close(key)
+        for session in list(self._open.values()):
+            session.cancel.set()

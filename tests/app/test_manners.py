@@ -6,7 +6,6 @@ import pytest
 from PIL import Image
 
 from ict.data import images
-from tests.app.conftest import within
 from tests.conftest import photograph
 
 
@@ -57,9 +56,8 @@ def test_a_second_visitor_sees_the_place_in_the_queue_and_gets_the_completions_o
         assert np.any(photo != changed)
 
 
-def test_a_closed_tab_ends_its_computation_and_takes_its_files_along(open_painted, slow_server):
+def test_a_closed_tab_ends_its_computation(open_painted, slow_server):
     left, stays = open_painted('left'), open_painted('stays')
-    before = len(slow_server.files())
     left.press('Complete')
     left.page.get_by_text('/5 passes').wait_for()
     stays.press('Complete')
@@ -67,9 +65,6 @@ def test_a_closed_tab_ends_its_computation_and_takes_its_files_along(open_painte
     left.page.close()
     slow_server.said('cancelled left after [1-4] passes')
     stays.completions.nth(3).wait_for()
-    within(5, lambda: not [path for path in slow_server.files() if path.name == 'left.png'])
-    assert before > 0
-    assert [path.name for path in slow_server.files() if path.suffix == '.png'] == ['stays.png']
 
 
 def test_nothing_is_left_when_the_page_ends(open_painted, slow_server):

@@ -9,6 +9,7 @@ from ict.data import encode, images
 from ict.errors import UserError
 from ict.page.session import Session, Sessions
 from ict.pipeline import Cancelled
+from tests.app.conftest import within
 from tests.app.stand_in import fill_with_noise
 from tests.conftest import photograph
 
@@ -115,7 +116,7 @@ def test_completions_that_nobody_waits_for_any_more_are_dropped(late, tmp_path, 
     def pipeline(*args, **options):
         completions = fill_with_noise(*args, **options)
         {'cancel': session.cancel.set, 'another photo': lambda: session.open_photo(photo),
-         'closed': lambda: sessions.close('tab')}[late]()
+         'closed': lambda: sessions.leave('tab')}[late]()
         return completions
 
     session.open_photo(photo)
@@ -123,6 +124,17 @@ def test_completions_that_nobody_waits_for_any_more_are_dropped(late, tmp_path, 
     with pytest.raises(Cancelled):
         complete(session, pipeline)
     assert session.completions == []
+
+
+def test_a_tab_that_comes_back_in_time_finds_its_work_and_one_that_stays_away_leaves_no_files(tmp_path, photo):
+    sessions = Sessions(tmp_path, patience=0.5)
+    for key in ('back', 'away'):
+        sessions.of(key).open_photo(photo)
+        sessions.leave(key)
+    session = sessions.of('back')
+    within(5, lambda: list(tmp_path.glob('tmp*')) == [session.folder])
+    assert sessions.of('back') is session and session.photo is not None
+    assert sessions.of('away').photo is None
 
 
 def test_a_cancelled_computation_stays_cancelled_when_the_next_one_begins(session, photo):
