@@ -26,6 +26,7 @@ from ict.command import run
 from ict.data import codebook, encode
 from ict.device import parallel, runtime
 from ict.errors import UserError, require
+from ict.log import log
 from ict.options import Given, positive
 from ict.runs import metrics, report
 from ict.training import checkpointer, loader, loop, losses, train_options
@@ -91,9 +92,6 @@ def arguments(argv: list[str]) -> Any:
     require(not reads_files or bool(args.mask) or (args.mode == TEST and bool(args.val_path)),
             f'--mask: needed for --mask_type {args.mask_type} (make some: python mask/generate.py --save_path masks)')
     require(not args.val_prior or bool(args.val_mask), '--val_prior: needs --val_mask, the masks it was made with')
-    require(args.crop_scale == 1 or not (args.prior or args.mask_type == dataset.PAIRED_FILE),
-            f'--crop_scale {args.crop_scale}: with --prior or --mask_type {dataset.PAIRED_FILE} pictures are not '
-            f'cropped at random; leave it out')
     require(args.mode == TRAIN or bool(args.ckpt_path), '--ckpt_path: needed for --mode 2')
     require(args.mode == TRAIN or not args.distributed, '--mode 2 scores in one process: leave --distributed out')
     require(not (args.invert_mask or args.dilate) or reads_files or bool(args.val_mask),
@@ -286,6 +284,9 @@ def main(argv: list[str]) -> int:
     # Take the output folder.
     with ExitStack() as stack:
         stack.enter_context(checkpointer.taken(output_dir, [GEN, DIS], start.state, output_dir))
+
+        if args.crop_scale < 1 and (args.prior or args.mask_type == dataset.PAIRED_FILE):
+            log(f'--crop_scale: with --prior or --mask_type {dataset.PAIRED_FILE} pictures are not cropped at random')
 
         # Find VGG19, read the held-back pictures, list the training pictures.
         vgg_weights = config.find_vgg(args.vgg_path) if 'vgg' in networks_needed else None

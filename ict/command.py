@@ -11,14 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ict.device import parallel
-from ict.errors import CONTINUES, NO_ROOM, UserError
+from ict.errors import NO_ROOM, UserError, how_to_go_on
 from ict.log import log
 from ict.process import end_with_parent, shell_status
 
 SOME_FAILED, NOTHING_DONE = 1, 2
 BUG = 70  # Python's own 1 would mean that some pictures failed
 _NO_MEMORY = "memory isn't enough"  # in the words of MindSpore's allocators
-INTERRUPTED = f'interrupted: finished files are whole; {CONTINUES}'
+INTERRUPTED = 'interrupted: finished files are whole; '
 
 
 def run(main: Callable[[list[str]], int | None]) -> int:
@@ -40,14 +40,14 @@ def _explained(error: BaseException) -> int:
         log(f'error: {error}', every_rank=True)
         return NOTHING_DONE
     if isinstance(error, KeyboardInterrupt):
-        log(INTERRUPTED)
+        log(INTERRUPTED + how_to_go_on())
         return 128 + signal.SIGINT
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         log(f'error: nothing more can be written ({error.strerror}); finished files are whole, and once there is room '
-            f'{CONTINUES}', every_rank=True)
+            f'{how_to_go_on()}', every_rank=True)
         return NOTHING_DONE
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY in str(error)):
         log('error: out of memory; finished files are whole. Smaller pictures need less, and where there is such '
@@ -78,7 +78,7 @@ def _shell_status(status: int, name: str) -> int:
     """A process's exit status as the shell has it; a line tells of a signal that ended it."""
     if status < 0:
         cause = ' (out of memory?)' if status == -signal.SIGKILL else ''
-        log(f'{name} was ended by signal {-status}{cause}; {CONTINUES}')
+        log(f'{name} was ended by signal {-status}{cause}; {how_to_go_on()}')
     return shell_status(status)
 
 
@@ -108,7 +108,7 @@ def supervised(work: Callable[[], int]) -> int:
     if status >= 0:
         return status
     if interrupted:
-        log(INTERRUPTED)
+        log(INTERRUPTED + how_to_go_on())
         return 128 + signal.SIGINT
     with open(receive, encoding='utf-8') as names:
         return _shell_status(status, (names.read().splitlines() or ['run.py'])[-1])

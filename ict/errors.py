@@ -2,14 +2,21 @@
 from __future__ import annotations
 
 import errno
+import sys
 from pathlib import Path
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-CONTINUES = 'the same command continues (without --overwrite; a training: with --ckpt_path)'
 
 
 class UserError(Exception):
     """Something the user can mend; the message is one line that names the file or option and what to do."""
+
+
+def how_to_go_on() -> str:
+    """What the command that was typed does when it is typed again."""
+    if any(word.partition('=')[0] == '--overwrite' for word in sys.argv):
+        return 'with --overwrite the same command begins anew'
+    return 'the same command continues (a training: with --ckpt_path)'
 
 
 def require(condition: bool, message: str) -> None:

@@ -107,8 +107,8 @@ def run_options(args: argparse.Namespace, further: list[str], folder: Path, own:
             '--save_place', str(folder), *own, *shared, *further]
 
 
-def refuse_foreign_files(evaluation: Evaluation, overwrite: bool) -> None:
-    """Raises a UserError for an input or somebody else's file where we write, or that an outside scorer would take."""
+def refuse_files_of_others(evaluation: Evaluation, overwrite: bool) -> None:
+    """Raises a UserError for inputs and other files where this evaluation writes, or that would be scored with it."""
     output_dir, pictures = evaluation.output_dir, evaluation.pictures
     folders = tuple(os.path.join(os.path.realpath(output_dir / folder), '') for folder in SCORED)
     for option, listed in (('--input', pictures.pictures), ('--mask', pictures.mask_files)):
@@ -118,7 +118,7 @@ def refuse_foreign_files(evaluation: Evaluation, overwrite: bool) -> None:
     expected = {path for picture in pictures.ids() for path in evaluation.scored_paths(picture)}
     if not overwrite and manifest.read(output_dir / SAMPLES, manifest.STAGE_2) is None:  # no evaluation was here
         for path in sorted({*expected, *(output_dir / name for name in REPORTS)}):
-            manifest.refuse_unknown(path)
+            files.refuse_foreign(path)
     for folder in SCORED:
         files.sweep(output_dir / folder)
         for path in sorted((output_dir / folder).rglob('*.png')):
@@ -236,7 +236,7 @@ def main(argv: list[str]) -> int:
     view = inputs.View.from_flags(flags)
     evaluation = Evaluation(output_dir, pictures, view, args.sample_num, features)
     with locked(output_dir, '--save_place'):
-        refuse_foreign_files(evaluation, args.overwrite)
+        refuse_files_of_others(evaluation, args.overwrite)
         return evaluate(evaluation, args, further)
 
 

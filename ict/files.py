@@ -103,13 +103,21 @@ def read_json(path: str | Path) -> Any:
         raise UserError(f'{path}: not readable as JSON ({error}); remove it, or use --overwrite') from None
 
 
-def refuse_foreign(path: Path, start: str) -> None:
-    """Raises a UserError where ``path`` is a file that does not begin with ``start``, as those that we write there."""
-    if not os.path.isfile(path):
-        return
-    with open(path, 'rb') as stream:
-        if stream.read(len(start)) != start.encode():
-            raise UserError(f'{path}: is there already, and was not made here; use --overwrite or another save place')
+def refuse_foreign(path: Path, start: str | None = None) -> None:
+    """Raises a UserError where there is a file that was not made here.
+
+    Args:
+        start: how files that are made here begin; None: any file is foreign.
+    """
+    if os.path.isfile(path) and (start is None or _start(path, len(start)) != start.encode()):
+        raise UserError(f'{path}: is there already, and was not made here; move it away, name another save place, or '
+                        f'use --overwrite')
+
+
+def _start(path: Path, length: int) -> bytes:
+    with suppress(OSError), open(path, 'rb') as stream:
+        return stream.read(length)
+    return b''
 
 
 def remove(path: Path) -> None:

@@ -61,14 +61,16 @@ class Completion:
         return encode.encode(self.picture, icc_profile=self.icc_profile, exif=self.exif)
 
     def save(self, path: str | Path) -> None:
-        """Write a picture, crash-safe, in the format of the path's ending; a UserError for one that isn't written."""
-        target = files.output_file(path, 'save')
-        ending = target.suffix.lower()
+        """Write a picture, crash-safe, in the format of the path's ending: .png, .jpg or .webp.
+
+        JPEG and WebP change known pixels and hold 8 bits, JPEG no transparency. A UserError for another ending.
+        """
+        ending = Path(path).suffix.lower()
         name = next((name for name, known in encode.FORMAT_ENDINGS.items() if ending in (known, f'.{name}')), None)
         if name is None:
             raise UserError(f'save {path}: has none of the endings {" ".join(encode.FORMAT_ENDINGS.values())}')
-        encode.require_fitting(*geometry.size_of(self.picture), name)
-        files.write_bytes(target, encode.encode(self.picture, name, self.icc_profile, self.exif))
+        content = encode.encode(self.picture, name, self.icc_profile, self.exif)
+        files.write_bytes(files.output_file(path, 'save'), content)
 
     def image(self) -> Image.Image:
         """8-bit RGB, to look at."""

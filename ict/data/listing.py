@@ -232,10 +232,11 @@ def _scan(root: Path, skip: set[str]) -> _Scan:
         scan.changed.append(state.st_mtime_ns)
         known = [record for name in _RECORDS if name in others and (record := _recorded(folder / name)) is not None]
         if known:
-            records[below] = set().union(*known)
-            if below and not any(_order(name)[0] in records[below] for name in images):  # not beside photographs
-                scan.results.append(below.rstrip('/'))
+            pictures = set().union(*known)
+            if below and not any(_order(name)[0] in pictures and not _is_made(name, pictures) for name in images):
+                scan.results.append(below.rstrip('/'))  # there are no photographs beside them
                 continue
+            records[below] = pictures
         above |= {(state.st_dev, state.st_ino)}
         for name in subfolders:
             if name.lower() in _SYSTEM_FOLDERS:

@@ -5,7 +5,6 @@ import cv2
 import numpy as np
 
 from ict.data.encode import eight_bits
-from ict.data.geometry import HOLE_LEVEL
 from ict.data.images import Picture, colours_of
 
 _LUMA = np.array([0.299, 0.587, 0.114])
@@ -17,21 +16,21 @@ _NEAR, _NEARLY_ALL, _HARDLY_ANY = 48.0, 0.9, 0.05
 _COLOURFUL, _FEW = 32, 0.002  # a pixel's channels differ by more; that share of pixels is compression's doing
 _DARK, _BRIGHT = 96, 160  # a grey mask's two levels when 127 lies clearly between them
 _BLACK, _WHITE = 32, 223  # further levels are between them; a picture of which half is between them is no mask
+MOST = 0.75  # of a mask being hole is seldom meant
 _BIN_BITS = 3  # colours are counted in cells of 8 x 8 x 8
 
 
 def levels_of(picture: Picture, invert: bool) -> np.ndarray | None:
     """Grey levels (H, W) uint8 of a mask.
 
-    One colour and a transparent part: what is drawn is the hole (``invert``: the transparent part, unless the drawing
-    is dark and the smaller part). Two colours, whatever they are, also with soft borders
+    One colour and a transparent part: what is drawn is the hole. With ``invert`` it is the transparent part, but for
+    dark strokes: there black is said to be the hole. Two colours, whatever they are, also with soft borders
     or after lossy compression: the brighter one (``invert``: the darker one). Else the grey levels themselves. None for
     a picture that is no mask: many colours, or mostly levels between black and white.
     """
-    opaque_and_brightness = drawn(picture.native)
-    if opaque_and_brightness is not None:
-        opaque, bright = opaque_and_brightness
-        return 255 - opaque if invert and (bright or opaque.mean() > HOLE_LEVEL) else opaque
+    if (found := drawn(picture.native)) is not None:
+        opaque, bright = found
+        return 255 - opaque if invert and (bright or opaque.mean() > MOST * 255) else opaque
     levels = _of_two_values(picture.native if alpha_of(picture.native) is None else picture.rgb)
     if levels is None:
         levels = _of_many_values(picture.rgb)

@@ -8,7 +8,7 @@ import numpy as np
 
 from ict.data import images
 from ict.data.geometry import HOLE_LEVEL
-from ict.data.mask_levels import alpha_of, drawn, grey_of, levels_of
+from ict.data.mask_levels import MOST, alpha_of, drawn, grey_of, levels_of
 from ict.errors import UserError
 
 _MOST = 0.75  # of a mask being hole is seldom meant
@@ -74,7 +74,7 @@ def remarks(path: str | Path, levels: np.ndarray, invert: bool, dilate: int,
         kinds: what the hole is without ``invert``, and with it.
     """
     lines = []
-    if (share := np.count_nonzero(levels > HOLE_LEVEL) / levels.size) > _MOST:
+    if (share := np.count_nonzero(levels > HOLE_LEVEL) / levels.size) > MOST:
         remedy = f'{kinds[0]} is the hole, leave --invert_mask out' if invert else \
             f'{kinds[1]} is the hole, add --invert_mask'
         lines.append(f'{path}: {share:.0%} of it is hole; if {remedy}')

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import numpy as np
 from tqdm import tqdm
 
-from ict.errors import CONTINUES, UserError, require
+from ict.errors import UserError, how_to_go_on, require
 from ict.process import end_with_parent, shell_status
 
 # Without a sign of life for this long a rank is lost: MindSpore's scheduler then ends, which ends the others.
@@ -27,8 +27,7 @@ LOST_AFTER = 30.0
 _LOOK_EVERY = 5.0  # seconds
 _GONE_AFTER = 1.0  # seconds without a connection and a living rank of this machine after which all ranks have left
 _WAIT = 7 * 24 * 3600  # seconds that a rank waits for another that lives: it may be writing, or have more pictures
-_LOST = ('another rank has ended, or its machine is out of reach; finished files are whole, and on all machines '
-         f'{CONTINUES}')
+_LOST = 'another rank has ended, or its machine is out of reach; finished files are whole, and on all machines '
 _LOST_STATUS = 2
 _SAYS_LOST = ('cluster', 'meta server', 'AllReduce')  # of MindSpore's errors when a collective broke
 _left = threading.Event()
@@ -101,7 +100,7 @@ def check_launch(distributed: bool) -> None:
     require(started or not distributed, f'--distributed: start it with msrun --worker_num=2 --local_worker_num=2 '
                                         f'--join=True {shlex.join(sys.argv)}')
     require(distributed or not started, 'started by msrun without --distributed: every process would do all of the '
-                                        'work; add --distributed, and start the two infer.py instead of run.py')
+                                        'work; add --distributed (run.py has none: start the two infer.py)')
     require('RANK_ID' in os.environ or not distributed, '--distributed: msrun needs --node_rank on several machines')
     if 'MS_SCHED_PORT' in os.environ:
         _check_port(*_scheduler())
@@ -227,7 +226,7 @@ def leave_if_joined(status: int) -> None:
 def lost(error: BaseException) -> str:
     """The line for the user where MindSpore's error means that another rank is lost; else ''."""
     broken = has_joined() and isinstance(error, RuntimeError) and any(word in str(error) for word in _SAYS_LOST)
-    return _LOST if broken else ''
+    return _LOST + how_to_go_on() if broken else ''
 
 
 def _watch() -> None:
@@ -239,12 +238,12 @@ def _watch() -> None:
             reached = time.monotonic()
         except OSError as error:
             if isinstance(error, ConnectionRefusedError) or time.monotonic() - reached > LOST_AFTER:
-                _end(_LOST, _LOST_STATUS)
+                _end(_LOST + how_to_go_on(), _LOST_STATUS)
 
 
 def _on_sigterm(number: int, _: object) -> None:
     """MindSpore sends it to its own process when it has found out that a rank is lost; so may others."""
-    _end(f'ended by SIGTERM: by hand, or {_LOST}', 128 + number)
+    _end(f'ended by SIGTERM: by hand, or {_LOST}{how_to_go_on()}', 128 + number)
 
 
 def _end(line: str, status: int) -> None:

@@ -16,7 +16,7 @@ from ict.errors import UserError, require
 from ict.page.marks import Mark, hole_of
 from ict.pipeline import Cancelled
 
-PATIENCE = 600.0  # seconds in which a tab whose connection has ended may come back
+PATIENCE = 3600.0  # seconds without a call after which a tab whose connection has ended is closed
 PREVIEW_SIDE = 1600  # longest side of what the page shows; the photo itself keeps its size
 _PREVIEW_QUALITY = 92
 
@@ -45,7 +45,7 @@ class Session:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.cancel = threading.Event()
-        self.left: threading.Timer | None = None  # what deletes the files of a tab that has left
+        self.left: threading.Timer | None = None  # deletes the files, once the connection has ended
         self.photo: Photo | None = None
         self.masks: list[np.ndarray] = []  # holes (H, W) bool of the mask files
         self.mask_previews: list[Path] = []
@@ -159,19 +159,24 @@ class Sessions:
         with self._lock:
             if key not in self._open:
                 self._open[key] = Session(Path(tempfile.mkdtemp(dir=self.folder)))
-            self._open[key].left = None
-            return self._open[key]
+            session = self._open[key]
+            if session.left is not None:  # its end is not told a second time
+                self._wait(key, session)
+            return session
 
     def leave(self, key: str) -> None:
-        """The tab's connection has ended: end what it computes, and delete its files unless it comes back in time."""
+        """The tab's connection has ended: end what it computes, and delete its files once it was silent for long."""
         with self._lock:
             session = self._open.get(key)
             if session is None:
                 return
             session.cancel.set()
-            session.left = threading.Timer(self.patience, self._close, [key, session])
-            session.left.daemon = True
-            session.left.start()
+            self._wait(key, session)
+
+    def _wait(self, key: str, session: Session) -> None:
+        session.left = threading.Timer(self.patience, self._close, [key, session])
+        session.left.daemon = True
+        session.left.start()
 
     def _close(self, key: str, session: Session) -> None:
         with self._lock:

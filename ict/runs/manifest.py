@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
 from concurrent.futures import Future
 from functools import cached_property
 from pathlib import Path
@@ -53,11 +52,6 @@ class Manifest:
         """What all results depend on, JSON values; waits for those that were given as a Future."""
         return {key: value.result() if isinstance(value, Future) else value for key, value in self._settings.items()}
 
-    def refuse_leftovers(self, leftovers: Iterable[Path]) -> None:
-        """Raises a UserError for the first of these files that is there although no manifest tells what made it."""
-        for left in leftovers if self.is_new else ():
-            refuse_unknown(left)
-
     def digests(self, picture: str) -> dict[str, str]:
         """Digests of a picture and its mask."""
         return {key: self.pictures[picture][key] for key in ('image_digest', 'mask_digest')}
@@ -66,13 +60,6 @@ class Manifest:
         """Write the file, crash-safe, in a fixed order."""
         pictures = {key: self.pictures[key] for key in sorted(self.pictures)}
         files.write_json(self.path, {'settings': self.settings, 'pictures': pictures})
-
-
-def refuse_unknown(path: Path) -> None:
-    """Raises a UserError where a file of which nothing tells what made it is there."""
-    if os.path.isfile(path):
-        raise UserError(f'{path}: is there already, and nothing tells what made it; use --overwrite or another save '
-                        f'place')
 
 
 def read(folder: str | Path, name: str) -> dict[str, Any] | None:

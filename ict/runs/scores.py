@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from ict import files
-from ict.runs.manifest import refuse_unknown
 
 STAGE_1, STAGE_2 = 'scores.jsonl', 'results.jsonl'  # both may lie in one folder
 
@@ -79,13 +78,8 @@ class Scores:
         """Leave empty lines, for results of other pictures too."""
         self.lines = {key: {} for key in self.lines}
 
-    def refuse_foreign(self) -> None:
-        """Raises a UserError where the file has lines, and none is of a result."""
-        if self.path is not None and not self.lines and os.path.isfile(self.path) and self.path.read_bytes().strip():
-            refuse_unknown(self.path)
-
     def write(self) -> None:
-        """Rank 0, before any rank adds a line: write those that are left as one file in a fixed order."""
+        """Rank 0, before any rank adds a line: write the lines as one file in a fixed order, and remove the parts."""
         if self.path is None:
             return
         files.write_bytes(self.path, ''.join(_text(key, self.lines[key]) for key in sorted(self.lines)).encode())

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from ict.lock import locked
 from ict.log import log
 from ict.runs.config import RunConfig
 from ict.runs.inputs import Inputs, Outcome, View
-from ict.runs.manifest import Manifest, refuse_unknown
+from ict.runs.manifest import Manifest
 from ict.runs.scores import Scores
 
 
@@ -125,18 +126,20 @@ class Stage(ABC):
         Also, without ``--overwrite``, where a file that would be replaced is not known to be made here.
 
         Args:
-            leftovers: files that no manifest tells of when there is none.
+            leftovers: files that are foreign where there is no manifest.
         """
         self.pictures.refuse_to_overwrite(self.all_paths(), str(self.config.output), inputs)
         if self.config.overwrite or not os.path.isdir(self.output_dir):
             return
-        self.manifest.refuse_leftovers(leftovers)
-        made = Scores(self.output_dir, self.scores_name)
-        made.refuse_foreign()
+        known = Scores(self.output_dir, self.scores_name).lines
+        if self.manifest.is_new:
+            lines, known = self.output_dir / self.scores_name, {}
+            for path in chain(leftovers, [lines] if os.path.isfile(lines) and os.path.getsize(lines) else ()):
+                files.refuse_foreign(path)
         for task in self.all_tasks():
-            if (self.pictures.id(task.i), task.k) not in made.lines:
+            if (self.pictures.id(task.i), task.k) not in known:
                 for path in self.paths(task):
-                    refuse_unknown(path)
+                    files.refuse_foreign(path)
 
     def execute(self, device_target: str) -> int:
         """Make what is not finished yet; the exit status."""

@@ -187,7 +187,7 @@ class Checkpointer:
         """The latest weights and state."""
         metadata = {'network': 'state', 'progress': vars(progress), 'settings': self.settings,
                     'networks': {name: network.metadata for name, network in self.networks.items()}}
-        self._write('latest', progress, [(self.state, self._parameters(), metadata, None)])
+        self._write('latest', progress, [(self.state, self._parameters(), metadata, self.centres)])
         progress.previous_save = progress.step
 
     def _parameters(self) -> dict[str, Any]:
@@ -281,7 +281,7 @@ def _weights_in(state: checkpoint.Checkpoint, network: str) -> checkpoint.Checkp
     prefix = f'{network}/weights/'
     entries = {name.removeprefix(prefix): entry for name, entry in state.entries.items() if name.startswith(prefix)}
     metadata = state.metadata.get('networks', {}).get(network, {})
-    return checkpoint.Checkpoint(state.path, entries, metadata.get('network'), metadata, None)
+    return checkpoint.Checkpoint(state.path, entries, metadata.get('network'), metadata, state.palette)
 
 
 @contextmanager

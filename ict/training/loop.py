@@ -19,7 +19,7 @@ from ict.errors import UserError
 from ict.log import log
 from ict.training.checkpointer import Checkpointer, Progress
 from ict.training.epoch_sampler import EpochSampler
-from ict.training.loader import DataLoader, Unreadable, WorkerDiedError
+from ict.training.loader import DataLoader, Unreadable
 from ict.training.train_log import TrainLog
 
 if TYPE_CHECKING:
@@ -176,8 +176,7 @@ class Loop:
                 self.unreadable.add(failures)
                 self.unreadable.check()
                 yield arrays
-        except (WorkerDiedError, UserError):
-            progress.unreadable = []  # they are to be mended
+        except UserError:
             if parallel.is_writer() and progress.step > progress.previous_save and not self.checkpointer.broken():
                 self.train_log.flush()
                 self.checkpointer.save(progress)
@@ -215,6 +214,9 @@ class Loop:
         """Save the latest weights and state; without validation also the best, when a window of steps is over."""
         if not self.config.val_every and closes_window:
             self._keep_best(self.progress.take_window_mean())
+        self._save_latest()
+
+    def _save_latest(self) -> None:
         self.progress.unreadable = sorted(self.unreadable.seen)
         if parallel.is_writer():
             self.checkpointer.save(self.progress)
@@ -227,6 +229,9 @@ class Loop:
         if score < self.progress.best:
             self.progress.best = score
             if parallel.is_writer():
+                if not self.progress.previous_save:  # no weights without a state that goes on from them
+                    self.train_log.flush()
+                    self._save_latest()
                 self.checkpointer.save_best(self.progress)
 
     def _require_finite(self, metrics: dict[str, float], step: int) -> None:

@@ -22,7 +22,7 @@ class TrainLog:
                 with open(self.path, newline='', encoding='utf-8') as stream:
                     self.rows = [row for row in csv.DictReader(stream) if int(row['step']) <= progress.step]
                 self._series()
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError, csv.Error) as error:
                 raise UserError(f'{self.path}: is no longer the table that a training writes ({error!r}); bring it '
                                 f'back, or move it away to begin a new one') from None
 

@@ -17,7 +17,8 @@ def add_options(parser: argparse.ArgumentParser, table: Sequence[losses.Loss]) -
         if loss.option:
             add(f'--{loss.option}', type=float, default=loss.weight, help=f'weight of {loss.help}')
     options.add_device(parser)
-    add('--kmeans', default='', help="palette (default: ./kmeans_centers.npy, else the repository's)")
+    add('--kmeans', default='', help="palette (default: stage 2's checkpoint's, ./kmeans_centers.npy, the "
+                                     "repository's)")
     add('--seed', type=int, default=0, help='of data order, crops, masks and initial weights')
     add('--val_path', default='', help='held-back images, scored every --val_every steps; decide "best"')
     add('--val_mask', default='', help='their masks (default: fixed strokes)')

@@ -228,6 +228,15 @@ def test_a_photograph_called_like_a_result_is_not_replaced_after_another_run(tin
         (save / own).unlink()
 
 
+def test_results_whose_manifest_is_gone_are_not_taken_for_those_of_other_settings(tiny, folders, tmp_path):
+    save = tmp_path / 'one'
+    both(tiny, folders, save)
+    (save / 'results.json').unlink()
+    with pytest.raises(UserError, match='is there already, and was not made here'):
+        paint(tiny, folders, save / 'AP', save, '--image_size', 32)
+    assert not (save / 'results.json').exists()
+
+
 def test_lines_of_others_are_neither_read_nor_lost(tiny, folders, tmp_path):
     save = tmp_path / 'AP'
     assert sample(tiny, folders, save) == 0

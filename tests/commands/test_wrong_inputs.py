@@ -192,7 +192,6 @@ TABLE = [
     ('train 1', '--n_head 3', '--n_head 3 does not divide'),
     ('train 1', '--init structured --n_embd 4 --n_head 2', '--init structured: needs'),
     ('train 1', '--crop_scale 0', '--crop_scale 0'),
-    ('train 2', '--crop_scale 0.5 --mask_type 3', '--crop_scale 0.5: with --prior or --mask_type 3'),
     ('train 1', '--learning_rate 0', '--learning_rate 0'),
     ('train 1', '--save_path {a_file}', 'a_file is a file'),
     ('train 2', '--input {empty}', 'empty: has no images'),

@@ -74,6 +74,24 @@ def test_a_killed_worker_costs_nothing(pictures, tiny, tmp_path, monkeypatch):
     assert checkpoint.read(save / 'ImageNet_latest.ckpt').metadata['step'] >= 5
 
 
+def test_a_training_that_ends_after_its_first_best_goes_on(pictures, tiny, tmp_path, monkeypatch):
+    save, keep = tmp_path / 'a', checkpointer.Checkpointer.save_best
+    one = argv_1(pictures, save, tiny['kmeans'], '--max_steps', 6, '--val_path', pictures, '--val_every', 2,
+                 '--save_every', 5)
+
+    def then_ends(self, progress):
+        keep(self, progress)
+        raise MemoryError
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(checkpointer.Checkpointer, 'save_best', then_ends)
+        train_1.main(one)
+    assert (save / 'ImageNet_best.ckpt').is_file()
+    assert train_1.main([*one, '--ckpt_path', str(save / 'ImageNet_latest.ckpt')]) == 0
+    one[one.index(str(save))] = str(tmp_path / 'b')
+    assert train_1.main(one) == 0
+    assert trained(save) == trained(tmp_path / 'b')
+
+
 def test_a_save_that_fails_leaves_the_last_one_whole(pictures, tiny, tmp_path, monkeypatch):
     save = tmp_path / 'a'
     assert train_1.main(argv_1(pictures, save, tiny['kmeans'], '--max_steps', 3)) == 0

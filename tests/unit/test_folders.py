@@ -179,7 +179,7 @@ def test_a_full_disk_ends_the_run_with_one_line_and_a_name_that_cannot_be_writte
     assert run(main) == 2
     assert capsys.readouterr().err == ('error: nothing more can be written (No space left on device); finished files '
                                        'are whole, and once there is room the same command continues '
-                                       '(without --overwrite; a training: with --ckpt_path)\n')
+                                       '(a training: with --ckpt_path)\n')
     line = errors.not_written(Path('a.png'), OSError(errno.ENAMETOOLONG, 'File name too long'))
     assert isinstance(line, UserError) and str(line) == 'a.png: cannot be written (File name too long)'
 
