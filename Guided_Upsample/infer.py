@@ -297,7 +297,7 @@ class PaintingStage(Stage):
         picture = frames[0].picture
         assert picture is not None  # ``decode`` sets it
         pixels = composed(picture.native, frames, painted) if self.flags.keep_size else metrics.truncated(result)
-        for lost in encode.losses(pixels, self.flags.save_format, picture.exif):
+        for lost in encode.losses(pixels, self.flags.save_format, picture.icc_profile, picture.exif):
             self.pictures.say(f'{path}: {lost}')
         return Result(scores, {path: partial(encode.encode, pixels, self.flags.save_format, picture.icc_profile,
                                              picture.exif)})

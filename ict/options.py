@@ -29,13 +29,14 @@ class Given(NamedTuple):
 
 
 NOT_GIVEN = Given('', '')
+_TRUE, _FALSE = ('true', '1', 'yes'), ('false', '0', 'no')
 
 
 def boolean(text: str) -> bool:
     """``--flag``, ``--flag True`` and ``--flag False`` all work, as people have typed them for the published code."""
-    if text.lower() in ('true', '1', 'yes'):
+    if text.lower() in _TRUE:
         return True
-    if text.lower() in ('false', '0', 'no'):
+    if text.lower() in _FALSE:
         return False
     raise argparse.ArgumentTypeError(f'{text} is neither True nor False')
 
@@ -66,6 +67,15 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=Formatter, **kwargs)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse; a flag takes the next word only if that is a boolean."""
+        flags = {option for action in self._actions if action.type is boolean for option in action.option_strings}
+        words = list(args)
+        for i, word in enumerate(words):
+            if word in flags and not (i + 1 < len(words) and words[i + 1].lower() in _TRUE + _FALSE):
+                words[i] = f'{word}=True'
+        return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f'{message} (see {self.prog} --help)')

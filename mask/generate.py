@@ -4,6 +4,7 @@
 """
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from pathlib import Path
@@ -19,6 +20,15 @@ from ict.command import run
 from ict.data import encode, masks
 from ict.errors import UserError, require
 from ict.options import positive
+
+
+def mask(args: argparse.Namespace, i: int) -> bytes:
+    """The content of file ``i``, which depends on the options alone."""
+    try:
+        hole = masks.strokes_within(np.random.default_rng([args.seed, i]), args.lowest, args.highest, args.size)
+    except ValueError as error:
+        raise UserError(f'--lowest {args.lowest} --highest {args.highest}: {error}; widen the interval') from None
+    return encode.encode(hole.astype(np.uint8) * 255)
 
 
 def main(argv: list[str]) -> int:
@@ -38,14 +48,12 @@ def main(argv: list[str]) -> int:
                                                   f'interval within 0 and 1')
     folder = files.output_folder(args.save_path, '--save_path')
     targets = [folder / f'{i:05d}.png' for i in range(args.count)]
-    there = next((target for target in targets if os.path.exists(target)), None)
-    require(args.overwrite or there is None, f'{there}: is there already; use --overwrite or an empty folder')
-    for i, target in enumerate(tqdm(targets, unit='mask', disable=None)):
-        try:
-            hole = masks.strokes_within(np.random.default_rng([args.seed, i]), args.lowest, args.highest, args.size)
-        except ValueError as error:
-            raise UserError(f'--lowest {args.lowest} --highest {args.highest}: {error}; widen the interval') from None
-        encode.write(target, hole.astype(np.uint8) * 255)
+    finished = [] if args.overwrite else [i for i, target in enumerate(targets) if os.path.exists(target)]
+    for i in finished:
+        require(targets[i].read_bytes() == mask(args, i), f'{targets[i]}: is there already, and another mask; use '
+                                                          f'--overwrite or an empty folder')
+    for i in tqdm(sorted({*range(args.count)} - {*finished}), unit='mask', disable=None):
+        files.write_bytes(targets[i], mask(args, i))
     print(f'{args.count} masks in {folder}')
     return 0
 

@@ -126,9 +126,11 @@ def compiled(net: torch.nn.Module, args: argparse.Namespace) -> Any:
 def start_with(net: torch.nn.Module, folder: Path, name: str, hours: float) -> None:
     """Take weights from ``name``.npz or, as this script writes them, .pth; what they lack keeps its initial value."""
     weights: dict[str, Any] = {}
-    if (folder / f'{name}.npz').exists():
+    kinds = [(folder / f'{name}{ending}').exists() for ending in ('.npz', '.pth')]
+    require(not all(kinds), f'--start {folder}: holds {name}.npz and {name}.pth; remove one')
+    if kinds[0]:
         weights = {key: torch.from_numpy(value) for key, value in np.load(folder / f'{name}.npz').items()}
-    elif (folder / f'{name}.pth').exists():
+    elif kinds[1]:
         [weights] = torch.load(folder / f'{name}.pth', map_location='cpu').values()
     require(bool(weights) or hours > 0, f'--start {folder}: holds no {name}.npz or .pth, and there are no hours to '
                                         f'train from nothing')

@@ -17,7 +17,8 @@ FORMAT_ENDINGS = {'png': '.png', 'jpeg': '.jpg', 'webp': '.webp'}  # --save_form
 _QUALITY = 95
 _LONGEST_SIDE = {'png': 2 ** 31 - 1, 'jpeg': 65_500, 'webp': 16_383}
 _JPEG_EXIF_LIMIT = 65_533
-_SPACES = {b'GRAY': (1, 2), b'RGB ': (1, 2, 3, 4)}  # channels of pictures that carry a profile of this colour space
+_GREY = b'GRAY'
+_SPACES = {_GREY: (1, 2), b'RGB ': (1, 2, 3, 4)}  # channels of pictures that carry a profile of this colour space
 _STRIP = 256  # rows of a large picture that are worked on at once
 
 
@@ -63,11 +64,13 @@ def require_fitting(height: int, width: int, save_format: str) -> None:
                                                               f'use png')
 
 
-def losses(pixels: np.ndarray, save_format: str, exif: bytes | None = None) -> list[str]:
+def losses(pixels: np.ndarray, save_format: str, icc_profile: bytes | None = None,
+           exif: bytes | None = None) -> list[str]:
     """What a file of this format can't hold of a picture, in words."""
-    if save_format == 'png':
-        return []
-    lost = ['16 bits become 8'] if pixels.dtype == np.uint16 else []
+    lost = ['16 bits become 8'] if pixels.dtype == np.uint16 and save_format != 'png' else []
+    grey = icc_profile is not None and icc_profile[16:20] == _GREY
+    if icc_profile and (_fitting(icc_profile, pixels) is None or (grey and save_format == 'webp')):
+        lost.append('its colour profile is not one for these pixels')
     if save_format == 'jpeg' and pixels.ndim == 3 and pixels.shape[2] in (2, 4):
         opaque = np.iinfo(pixels.dtype).max
         lost += ['transparent pixels are laid on white'] if (pixels[..., -1] < opaque).any() else []

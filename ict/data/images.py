@@ -95,7 +95,7 @@ def load(path: str | Path, background: int = WHITE, max_pixels: int = MAX_PIXELS
     except UnidentifiedImageError:
         raise UserError(f'{path}: unreadable image ({_unidentified(path)})') from None
     except Exception as error:  # decoders raise whatever a damaged file makes them stumble over
-        raise UserError(f'{path}: unreadable image ({error})') from None
+        raise UserError(f'{path}: unreadable image ({error}); get the file anew') from None
 
 
 def _read(stream: BinaryIO, path: str | Path, background: int, max_pixels: int, has_option: bool) -> Picture:
@@ -113,10 +113,11 @@ def _read(stream: BinaryIO, path: str | Path, background: int, max_pixels: int, 
 
 
 def _upright_picture(opened: Image.Image, path: str | Path, background: int, notes: list[str]) -> Picture:
+    turned = _orientation(opened) if opened.format == 'TIFF' else 1  # Pillow turns it when it decodes it
     native, profile = _decode(opened, path, notes)
     orientation = _orientation(opened)
     native = np.ascontiguousarray(upright(native, orientation))
-    return Picture(native, to_rgb(native, background), notes, profile, _exif(opened), orientation)
+    return Picture(native, to_rgb(native, background), notes, profile, _exif(opened), max(turned, orientation))
 
 
 class _TruncatedError(Exception):
@@ -193,8 +194,9 @@ def _decode(opened: Image.Image, path: str | Path, notes: list[str]) -> tuple[np
     """The pixels as ``Picture.native``, and the colour profile that they are in."""
     tags = getattr(opened, 'tag_v2', {})
     tile = getattr(opened, 'tile', ())
-    stored = str(tile[0][3]) if tile else ''
-    wide = '16' in stored or 16 in tags.get(_BITS_TAG, ())
+    arguments = tile[0][3] if tile else ''
+    stored = str(arguments[0] if isinstance(arguments, tuple) else arguments)
+    wide = ('16' in stored and not stored.startswith('BGR')) or 16 in tags.get(_BITS_TAG, ())
     if wide and tags.get(_PLANES_TAG) == 2:
         raise UserError(f'{path}: 16 bits in separate planes cannot be read; save it with interleaved channels')
     profile, key = opened.info.get('icc_profile'), opened.info.get('transparency')

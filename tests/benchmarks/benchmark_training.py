@@ -19,8 +19,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ict.log import log
-
 ROOT = Path(__file__).resolve().parents[2]
 if not __package__:
     sys.path[0] = str(ROOT)
@@ -35,6 +33,7 @@ from ict.command import run
 from ict.data import codebook
 from ict.device import runtime
 from ict.errors import require
+from ict.log import log
 from ict.options import Given, positive
 from ict.training import loader
 from ict.training.epoch_sampler import EpochSampler

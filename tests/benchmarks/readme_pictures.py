@@ -44,7 +44,7 @@ def scenes(folder: Path) -> None:
     masks = sorted(MASKS.glob('*.png'))
     for i, photo in enumerate(sorted(SAMPLES.glob('*.png'))):
         for k in range(SCENES_EACH):
-            mask = masks[(i + k * SCENES_EACH) % len(masks)]
+            mask = masks[(i + 3 * k) % len(masks)]
             for kind, path in (('photos', photo), ('masks', mask)):
                 (folder / kind).mkdir(parents=True, exist_ok=True)
                 (folder / kind / f'{photo.stem}_{k}.png').write_bytes(path.read_bytes())

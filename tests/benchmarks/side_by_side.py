@@ -56,7 +56,8 @@ def row_of(original: np.ndarray, left: np.ndarray, right: np.ndarray) -> list[np
 
 
 def write_sheets(first: Path, second: Path, output_dir: Path, pictures: int, rng: np.random.Generator) -> int:
-    """The sheets and their key; how many there are."""
+    """The sheets and their key; how many there are. A UserError where others are that may have been judged."""
+    require(not (output_dir / KEY).exists(), f'{output_dir / KEY}: is there already; name another --save_place')
     names = common(first, second)
     chosen = rng.permutation(names)[:pictures].tolist()
     swapped = rng.permutation(np.arange(len(chosen)) % 2 == 1).tolist()  # each half of the time on the left

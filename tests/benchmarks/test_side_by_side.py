@@ -57,7 +57,12 @@ def test_each_sheet_shows_original_mask_and_both_completions_as_the_key_says(eva
 
 
 def test_sides_are_drawn_anew_for_each_seed_and_the_same_for_one(evaluations):
-    keys = [key_of(sheets(evaluations, '--seed', seed)) for seed in '001']
+    keys = []
+    for seed in '001':
+        keys.append(key_of(output_dir := sheets(evaluations, '--seed', seed)))
+        with pytest.raises(UserError, match=r'key\.csv: is there already'):  # the sheets may have been judged
+            sheets(evaluations)
+        (output_dir / 'key.csv').unlink()
     assert keys[0] == keys[1] != keys[2]
 
 

@@ -474,8 +474,16 @@ def test_mask_generator_fills_a_folder_repeatably(tmp_path):
         done = command('mask/generate.py', '--save_path', tmp_path / name, '--count', 4, '--lowest', 0.2, '--highest',
                        0.3, '--size', 128, '--seed', 7)
         assert done.returncode == 0
-    assert files_of(tmp_path / 'a') == files_of(tmp_path / 'b')
-    assert sorted(files_of(tmp_path / 'a')) == [f'{i:05d}.png' for i in range(4)]
+    whole = files_of(tmp_path / 'a')
+    assert whole == files_of(tmp_path / 'b')
+    assert sorted(whole) == [f'{i:05d}.png' for i in range(4)]
+    (tmp_path / 'b' / '00001.png').unlink()  # an interruption
+    again = ('mask/generate.py', '--save_path', tmp_path / 'b', '--count', 4, '--lowest', 0.2, '--highest', 0.3,
+             '--size', 128, '--seed')
+    assert command(*again, 7).returncode == 0 and files_of(tmp_path / 'b') == whole
+    done = command(*again, 8)
+    assert done.returncode == 2 and '00000.png: is there already, and another mask' in done.stderr
+    assert files_of(tmp_path / 'b') == whole
     for path in (tmp_path / 'a').iterdir():
         mask = np.asarray(Image.open(path))
         assert set(np.unique(mask)) == {0, 255} and 0.2 <= (mask > 0).mean() <= 0.3 and mask.shape == (128, 128)

@@ -45,6 +45,12 @@ def test_the_repositorys_own_palette_is_refused_for_published_weights(tiny, tmp_
     assert not (tmp_path / 'out.ckpt').exists()
 
 
+def test_a_flag_may_stand_before_the_files(tiny, tmp_path):
+    convert.main(['--float16', str(tiny['generator']), '--overwrite', str(tmp_path / 'a.ckpt')])
+    convert.main([str(tiny['generator']), str(tmp_path / 'b.ckpt'), '--float16', 'True'])
+    assert (tmp_path / 'a.ckpt').read_bytes() == (tmp_path / 'b.ckpt').read_bytes()
+
+
 def test_a_damaged_pth_is_not_sent_to_the_converter(tmp_path):
     (tmp_path / 'x.pth').write_bytes(b'<html>')
     with pytest.raises(UserError, match=r'x\.pth: damaged.*fetch or copy it again$'):

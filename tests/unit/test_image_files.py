@@ -4,6 +4,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -206,13 +207,56 @@ def test_jpeg_and_webp_are_close_to_the_pixels_and_what_they_lose_is_said(tmp_pa
         assert opened.format == save_format.upper()
 
 
+def test_a_profile_that_a_result_cannot_carry_is_said():
+    grey_profile, said = bytes(16) + b'GRAY' + bytes(108), ['its colour profile is not one for these pixels']
+    grey, colour = noise(0, 20, 30)[..., 0], noise(0, 20, 30)
+    assert [encode.losses(grey, kind, grey_profile) for kind in ('png', 'jpeg', 'webp')] == [[], [], said]
+    assert encode.losses(colour, 'png', grey_profile) == said and encode.losses(colour, 'webp', SRGB) == []
+
+
+@pytest.mark.parametrize(('name', 'width'), [('a.bmp', 720), ('a.bmp', 540), ('a.tif', 50)])
+def test_eight_bits_are_not_taken_for_sixteen(tmp_path, name, width):
+    pixels = noise(0, 20, width)
+    if name == 'a.bmp':  # rows of 2160 and 1620 bytes
+        Image.fromarray(pixels).save(tmp_path / name)
+    else:  # of separate planes, whose directory begins at byte 16000
+        planes = [zlib.compress(pixels[..., k].tobytes()) for k in range(3)]
+        tags = [(256, 3, [width]), (257, 3, [20]), (258, 3, [8, 8, 8]), (259, 3, [8]), (262, 3, [2]),
+                (273, 4, [8, 5000, 10000]), (277, 3, [3]), (278, 3, [20]), (279, 4, list(map(len, planes))),
+                (284, 3, [2])]
+        content = bytearray(17000)
+        content[:8] = struct.pack('<2sHI', b'II', 42, 16000)
+        for start, plane in zip((8, 5000, 10000), planes, strict=True):
+            content[start:start + len(plane)] = plane
+        directory, further = struct.pack('<H', len(tags)), 16500
+        for tag, kind, values in tags:
+            packed = struct.pack(f'<{len(values)}{"H" if kind == 3 else "I"}', *values)
+            if len(packed) > 4:
+                content[further:further + len(packed)] = packed
+                packed, further = struct.pack('<I', further), further + len(packed)
+            directory += struct.pack('<HHI', tag, kind, len(values)) + packed.ljust(4, b'\0')
+        content[16000:16000 + len(directory) + 4] = directory + bytes(4)
+        (tmp_path / name).write_bytes(content)
+    found = images.load(tmp_path / name)
+    assert found.notes == [] and np.array_equal(found.native, pixels)
+
+
+def test_a_turned_tiff_says_so_as_a_jpeg_does(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in ('a.tif', 'a.png'):
+        Image.fromarray(noise(0, 20, 30)).save(tmp_path / name, exif=exif)
+    tiff, png = (images.load(tmp_path / name) for name in ('a.tif', 'a.png'))
+    assert tiff.orientation == png.orientation == 6 and np.array_equal(tiff.native, png.native)
+
+
 def test_more_pixels_or_exif_than_a_format_allows(tmp_path):
     with pytest.raises(UserError, match=r'--save_format webp: 16384 x 8 pixels are more than 16383 on a side; use png'):
         encode.write(tmp_path / 'a.webp', np.zeros((8, 16384, 3), np.uint8), 'webp')
     exif = Image.Exif()
     exif[0x010E] = 'x' * 70000
     encode.write(tmp_path / 'a.jpg', noise(0, 20, 30), 'jpeg', exif=exif.tobytes())
-    assert encode.losses(noise(0, 20, 30), 'jpeg', exif.tobytes()) == ['its EXIF data is too long']
+    assert encode.losses(noise(0, 20, 30), 'jpeg', None, exif.tobytes()) == ['its EXIF data is too long']
     encode.write(tmp_path / 'a.png', noise(0, 20, 30), 'png', exif=exif.tobytes())
     assert facts(tmp_path / 'a.png')[0][0x010E] == 'x' * 70000
 
