@@ -298,7 +298,7 @@ class PaintingStage(Stage):
         assert picture is not None  # ``decode`` sets it
         pixels = composed(picture.native, frames, painted) if self.flags.keep_size else metrics.truncated(result)
         for lost in encode.losses(pixels, self.flags.save_format, picture.icc_profile, picture.exif):
-            self.pictures.say(f'{path}: {lost}')
+            self.pictures.tell(f'{path}: {lost}')
         return Result(scores, {path: partial(encode.encode, pixels, self.flags.save_format, picture.icc_profile,
                                              picture.exif)})
 

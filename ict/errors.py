@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ class UserError(Exception):
 
 def how_to_go_on() -> str:
     """What the command that was typed does when it is typed again."""
-    if any(word.partition('=')[0] == '--overwrite' for word in sys.argv):
+    if re.search(r' --overwrite\b(?![= ](false|no|0)( |$))', ' '.join(sys.argv).lower()):
         return 'with --overwrite the same command begins anew'
     return 'the same command continues (a training: with --ckpt_path)'
 

@@ -100,7 +100,7 @@ def read_json(path: str | Path) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding='utf-8'))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f'{path}: not readable as JSON ({error}); remove it, or use --overwrite') from None
+        raise UserError(f'{path}: not readable as JSON ({error}); use --overwrite or another save place') from None
 
 
 def refuse_foreign(path: Path, start: str | None = None) -> None:

@@ -69,11 +69,12 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=Formatter, **kwargs)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse; a flag takes the next word only if that is a boolean."""
+        """As argparse; where files are given without an option, a flag takes the next word only if it is a boolean."""
+        has_files = not all(action.option_strings for action in self._actions)
         flags = {option for action in self._actions if action.type is boolean for option in action.option_strings}
         words = list(args)
         for i, word in enumerate(words):
-            if word in flags and not (i + 1 < len(words) and words[i + 1].lower() in _TRUE + _FALSE):
+            if has_files and word in flags and not (i + 1 < len(words) and words[i + 1].lower() in _TRUE + _FALSE):
                 words[i] = f'{word}=True'
         return super().parse_known_args(words, namespace)
 

@@ -17,18 +17,18 @@ from tqdm import tqdm
 
 from ict import files, options
 from ict.command import run
-from ict.data import encode, masks
+from ict.data import encode, images, masks
 from ict.errors import UserError, require
 from ict.options import positive
 
 
-def mask(args: argparse.Namespace, i: int) -> bytes:
-    """The content of file ``i``, which depends on the options alone."""
+def mask(args: argparse.Namespace, i: int) -> np.ndarray:
+    """Mask ``i``, (H, W) uint8, which depends on the options alone."""
     try:
         hole = masks.strokes_within(np.random.default_rng([args.seed, i]), args.lowest, args.highest, args.size)
     except ValueError as error:
         raise UserError(f'--lowest {args.lowest} --highest {args.highest}: {error}; widen the interval') from None
-    return encode.encode(hole.astype(np.uint8) * 255)
+    return hole.astype(np.uint8) * 255
 
 
 def main(argv: list[str]) -> int:
@@ -49,11 +49,11 @@ def main(argv: list[str]) -> int:
     folder = files.output_folder(args.save_path, '--save_path')
     targets = [folder / f'{i:05d}.png' for i in range(args.count)]
     finished = [] if args.overwrite else [i for i, target in enumerate(targets) if os.path.exists(target)]
-    for i in finished:
-        require(targets[i].read_bytes() == mask(args, i), f'{targets[i]}: is there already, and another mask; use '
-                                                          f'--overwrite or an empty folder')
+    for i in tqdm(finished, desc='checking', unit='mask', disable=None):
+        require(np.array_equal(images.load(targets[i]).native, mask(args, i)),
+                f'{targets[i]}: is there already, and another mask; use --overwrite or an empty folder')
     for i in tqdm(sorted({*range(args.count)} - {*finished}), unit='mask', disable=None):
-        files.write_bytes(targets[i], mask(args, i))
+        encode.write(targets[i], mask(args, i))
     print(f'{args.count} masks in {folder}')
     return 0
 

@@ -95,7 +95,8 @@ def load(path: str | Path, background: int = WHITE, max_pixels: int = MAX_PIXELS
     except UnidentifiedImageError:
         raise UserError(f'{path}: unreadable image ({_unidentified(path)})') from None
     except Exception as error:  # decoders raise whatever a damaged file makes them stumble over
-        raise UserError(f'{path}: unreadable image ({error}); get the file anew') from None
+        remedy = '' if getattr(error, 'errno', None) else '; get it again, or save it anew'
+        raise UserError(f'{path}: unreadable image ({error}){remedy}') from None
 
 
 def _read(stream: BinaryIO, path: str | Path, background: int, max_pixels: int, has_option: bool) -> Picture:
@@ -109,11 +110,15 @@ def _read(stream: BinaryIO, path: str | Path, background: int, max_pixels: int, 
         notes = []
         if (frames := _frames(opened)) > 1:
             notes.append(f'{path}: has {frames} frames; the first is used')
-        return _upright_picture(opened, path, background, notes)
+        return _upright_picture(opened, _turned(opened), path, background, notes)
 
 
-def _upright_picture(opened: Image.Image, path: str | Path, background: int, notes: list[str]) -> Picture:
-    turned = _orientation(opened) if opened.format == 'TIFF' else 1  # Pillow turns it when it decodes it
+def _turned(opened: Image.Image) -> int:
+    """The orientation of a TIFF, which Pillow forgets when it decodes it, upright; 1 for others."""
+    return _orientation(opened) if opened.format == 'TIFF' else 1
+
+
+def _upright_picture(opened: Image.Image, turned: int, path: str | Path, background: int, notes: list[str]) -> Picture:
     native, profile = _decode(opened, path, notes)
     orientation = _orientation(opened)
     native = np.ascontiguousarray(upright(native, orientation))
@@ -158,11 +163,12 @@ def of_pil(picture: Image.Image, name: str, background: int = WHITE) -> Picture:
     Raises:
         UserError: the file that Pillow reads it from is incomplete; ``name`` says which picture.
     """
+    turned = _turned(picture)
     try:
         opened = picture.copy()
     except OSError as error:
         raise UserError(f'{name}: unreadable image ({error})') from None
-    return _upright_picture(opened, name, background, [])
+    return _upright_picture(opened, turned, name, background, [])
 
 
 def load_rgb(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:

@@ -11,7 +11,6 @@ from ict.data.geometry import HOLE_LEVEL
 from ict.data.mask_levels import MOST, alpha_of, drawn, grey_of, levels_of
 from ict.errors import UserError
 
-_MOST = 0.75  # of a mask being hole is seldom meant
 _NEARLY_BLACK = 16  # what lossy compression makes of black
 _PROPORTIONS = 0.02
 # The published free-form strokes (Yu et al., "Free-Form Image Inpainting with Gated Convolution", algorithm 1).

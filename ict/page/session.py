@@ -174,6 +174,8 @@ class Sessions:
             self._wait(key, session)
 
     def _wait(self, key: str, session: Session) -> None:
+        if session.left is not None:
+            session.left.cancel()
         session.left = threading.Timer(self.patience, self._close, [key, session])
         session.left.daemon = True
         session.left.start()

@@ -166,8 +166,13 @@ class Inputs:
         return self.mask_files.path(self.numbers[i])
 
     def say(self, line: str) -> None:
+        """``tell`` what every run that reads the picture says, unless another run has said it."""
+        if not self.quiet:
+            self.tell(line)
+
+    def tell(self, line: str) -> None:
         """A line about a picture, once; of lines that differ in file and numbers alone, the first ones."""
-        if line in self.said or self.quiet:
+        if line in self.said:
             return
         self.said.add(line)
         kind = re.sub('[0-9]+', '', line.partition(': ')[2])

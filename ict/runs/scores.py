@@ -78,6 +78,11 @@ class Scores:
         """Leave empty lines, for results of other pictures too."""
         self.lines = {key: {} for key in self.lines}
 
+    def files(self) -> list[Path]:
+        """What is read, and replaced or removed by ``write``, unless it is empty."""
+        found = [] if self.path is None else [self.path, *self._parts()]
+        return [path for path in found if os.path.isfile(path) and os.path.getsize(path)]
+
     def write(self) -> None:
         """Rank 0, before any rank adds a line: write the lines as one file in a fixed order, and remove the parts."""
         if self.path is None:

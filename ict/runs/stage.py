@@ -131,11 +131,10 @@ class Stage(ABC):
         self.pictures.refuse_to_overwrite(self.all_paths(), str(self.config.output), inputs)
         if self.config.overwrite or not os.path.isdir(self.output_dir):
             return
-        known = Scores(self.output_dir, self.scores_name).lines
-        if self.manifest.is_new:
-            lines, known = self.output_dir / self.scores_name, {}
-            for path in chain(leftovers, [lines] if os.path.isfile(lines) and os.path.getsize(lines) else ()):
-                files.refuse_foreign(path)
+        made = Scores(self.output_dir, self.scores_name)
+        for path in chain(leftovers, made.files()) if self.manifest.is_new else ():
+            files.refuse_foreign(path)
+        known = {} if self.manifest.is_new else made.lines
         for task in self.all_tasks():
             if (self.pictures.id(task.i), task.k) not in known:
                 for path in self.paths(task):

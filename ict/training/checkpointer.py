@@ -202,6 +202,10 @@ class Checkpointer:
         """The current weights as the best."""
         self._write('best', progress, [])
 
+    def has_best(self) -> bool:
+        """Whether there are best weights."""
+        return all((self.folder / f'{name}_best.ckpt').is_file() for name in self.networks)
+
     def _write(self, which: str, progress: Progress, first: list) -> None:
         jobs = first + [(self.folder / f'{name}_{which}.ckpt', network.weights(),
                          {**network.metadata, 'step': progress.step, 'settings': self.settings}, self.centres)

@@ -19,7 +19,7 @@ from ict.errors import UserError
 from ict.log import log
 from ict.training.checkpointer import Checkpointer, Progress
 from ict.training.epoch_sampler import EpochSampler
-from ict.training.loader import DataLoader, Unreadable
+from ict.training.loader import DataLoader, Unreadable, WorkerDiedError
 from ict.training.train_log import TrainLog
 
 if TYPE_CHECKING:
@@ -112,6 +112,8 @@ class Loop:
         if parallel.is_writer():
             self.unreadable.seen.update(progress.unreadable)
         self.started = time.perf_counter()
+        if not checkpointer.has_best():  # it was lost, or another folder's
+            progress.best = math.inf
         if progress.best_by != config.best_by:
             if progress.best_by:
                 log(f"'best' is now decided by {config.best_by}, before by {progress.best_by}: it starts anew")
@@ -176,7 +178,9 @@ class Loop:
                 self.unreadable.add(failures)
                 self.unreadable.check()
                 yield arrays
-        except UserError:
+        except UserError as error:
+            mend = not isinstance(error, WorkerDiedError)  # they are to be mended, and count no longer
+            progress.unreadable = [] if mend else sorted(self.unreadable.seen)
             if parallel.is_writer() and progress.step > progress.previous_save and not self.checkpointer.broken():
                 self.train_log.flush()
                 self.checkpointer.save(progress)

@@ -245,10 +245,19 @@ def test_lines_of_others_are_neither_read_nor_lost(tiny, folders, tmp_path):
     first = files_of(save)
     assert sample(tiny, folders, save) == 0
     assert files_of(save) == first
-    (tmp_path / 'scores.jsonl').write_text('{"mine": 1}\n')
-    with pytest.raises(UserError, match=r'scores\.jsonl: is there already'):
-        sample(tiny, folders, tmp_path)
-    assert (tmp_path / 'scores.jsonl').read_text() == '{"mine": 1}\n'
+    for name in ('scores.jsonl', 'scores.7.jsonl'):
+        (tmp_path / name).write_text('{"mine": 1}\n')
+        with pytest.raises(UserError, match=f'{name}: is there already'):
+            sample(tiny, folders, tmp_path)
+        assert (tmp_path / name).read_text() == '{"mine": 1}\n'
+        (tmp_path / name).unlink()
+
+
+def test_what_a_result_file_cannot_hold_is_said(tiny, folders, tmp_path, capsys):
+    grey = Image.open(folders['images'] / 'p0.png').convert('L')
+    grey.save(folders['images'] / 'p0.png', icc_profile=bytes(16) + b'GRAY' + bytes(108))
+    both(tiny, folders, tmp_path / 'one')
+    assert 'p0_0.png: its colour profile is not one for these pixels' in capsys.readouterr().err
 
 
 def test_scores_alone_do_not_replace_a_table_of_others(tiny, folders, tmp_path):

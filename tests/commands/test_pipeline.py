@@ -71,6 +71,9 @@ def test_pil_pictures_are_read_as_their_files_are(pipe, folders, tmp_path):
     assert wanted.picture.shape == (48, 64, 3)
     [completion] = pipe(*map(Image.open, paths), steps=2)
     np.testing.assert_array_equal(completion.picture, wanted.picture)
+    Image.fromarray(turned).save(tmp_path / 'turned.tif', exif=exif)
+    [completion] = pipe(Image.open(tmp_path / 'turned.tif'), Image.open(paths[1]), steps=2)
+    np.testing.assert_array_equal(completion.picture, wanted.picture)
     for kind, mode in (('PNG', 'LA'), ('PNG', 'P'), ('PNG', '1'), ('JPEG', 'CMYK'), ('JPEG', 'RGB')):
         place = tmp_path / f'{mode}.{kind.lower()}'
         Image.fromarray(photograph(0)).convert(mode).save(place, kind, exif=exif, icc_profile=b'profile',

@@ -180,6 +180,10 @@ def test_a_full_disk_ends_the_run_with_one_line_and_a_name_that_cannot_be_writte
     assert capsys.readouterr().err == ('error: nothing more can be written (No space left on device); finished files '
                                        'are whole, and once there is room the same command continues '
                                        '(a training: with --ckpt_path)\n')
+    for words, says in ((['x', '--overwrite'], 'begins anew'), (['x', '--overwrite', 'False', 'y'], 'continues'),
+                        (['x', '--overwrite=True'], 'begins anew'), (['x', '--overwrite', 'no.png'], 'begins anew')):
+        monkeypatch.setattr('sys.argv', words)
+        assert f'the same command {says}' in errors.how_to_go_on()
     line = errors.not_written(Path('a.png'), OSError(errno.ENAMETOOLONG, 'File name too long'))
     assert isinstance(line, UserError) and str(line) == 'a.png: cannot be written (File name too long)'
 
