@@ -11,8 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ict.device import parallel
-from ict.errors import NO_ROOM, UserError, how_to_go_on
+from ict.errors import NO_ROOM, UserError
 from ict.log import log
+from ict.options import how_to_go_on
 from ict.process import end_with_parent, shell_status
 
 SOME_FAILED, NOTHING_DONE = 1, 2

@@ -2,8 +2,6 @@
 from __future__ import annotations
 
 import errno
-import re
-import sys
 from pathlib import Path
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -11,13 +9,6 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 class UserError(Exception):
     """Something the user can mend; the message is one line that names the file or option and what to do."""
-
-
-def how_to_go_on() -> str:
-    """What the command that was typed does when it is typed again."""
-    if re.search(r' --overwrite\b(?![= ](false|no|0)( |$))', ' '.join(sys.argv).lower()):
-        return 'with --overwrite the same command begins anew'
-    return 'the same command continues (a training: with --ckpt_path)'
 
 
 def require(condition: bool, message: str) -> None:

@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
+import sys
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 from ict.errors import UserError, require
@@ -39,6 +41,13 @@ def boolean(text: str) -> bool:
     if text.lower() in _FALSE:
         return False
     raise argparse.ArgumentTypeError(f'{text} is neither True nor False')
+
+
+def how_to_go_on() -> str:
+    """What the command that was typed does when it is typed again."""
+    if re.search(rf' --overwrite\b(?![= ]({"|".join(_FALSE)})( |$))', ' '.join(sys.argv).lower()):
+        return 'with --overwrite the same command begins anew'
+    return 'the same command continues (a training: with --ckpt_path)'
 
 
 def add_flag(parser: argparse.ArgumentParser, name: str, text: str, default: bool | None = False) -> None:

@@ -126,12 +126,12 @@ def compiled(net: torch.nn.Module, args: argparse.Namespace) -> Any:
 def start_with(net: torch.nn.Module, folder: Path, name: str, hours: float) -> None:
     """Take weights from ``name``.npz or, as this script writes them, .pth; what they lack keeps its initial value."""
     weights: dict[str, Any] = {}
-    kinds = [(folder / f'{name}{ending}').exists() for ending in ('.npz', '.pth')]
-    require(not all(kinds), f'--start {folder}: holds {name}.npz and {name}.pth; remove one')
-    if kinds[0]:
-        weights = {key: torch.from_numpy(value) for key, value in np.load(folder / f'{name}.npz').items()}
-    elif kinds[1]:
-        [weights] = torch.load(folder / f'{name}.pth', map_location='cpu').values()
+    npz, pth = folder / f'{name}.npz', folder / f'{name}.pth'
+    require(not (npz.exists() and pth.exists()), f'--start {folder}: holds {npz.name} and {pth.name}; remove one')
+    if npz.exists():
+        weights = {key: torch.from_numpy(value) for key, value in np.load(npz).items()}
+    elif pth.exists():
+        [weights] = torch.load(pth, map_location='cpu').values()
     require(bool(weights) or hours > 0, f'--start {folder}: holds no {name}.npz or .pth, and there are no hours to '
                                         f'train from nothing')
     net.load_state_dict({key: value.float() for key, value in weights.items()}, strict=False)

@@ -213,10 +213,11 @@ def _read_cache(root: Path, cache: Path) -> Listing | None:
 
 def _scan(root: Path, skip: set[str]) -> _Scan:
     scan = _Scan()
-    records: dict[str, set[str]] = {}  # of pictures that results in a folder were made of
-    waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [('', frozenset())]
+    results: list[str] = []
+    # A folder, those that it lies in, and for each with results its length and the pictures that they were made of.
+    waiting: list[tuple[str, frozenset[tuple[int, int]], tuple[tuple[int, set[str]], ...]]] = [('', frozenset(), ())]
     while waiting:
-        below, above = waiting.pop()
+        below, above, records = waiting.pop()
         folder = root / below
         try:
             state = os.stat(folder)
@@ -236,27 +237,26 @@ def _scan(root: Path, skip: set[str]) -> _Scan:
             if below and not any(_order(name)[0] in pictures and not _is_made(name, pictures) for name in images):
                 scan.results.append(below.rstrip('/'))  # there are no photographs beside them
                 continue
-            records[below] = pictures
+            records = (*records, (len(below), pictures))
         above |= {(state.st_dev, state.st_ino)}
         for name in subfolders:
             if name.lower() in _SYSTEM_FOLDERS:
                 scan.systems.append(below + name)
             else:
-                waiting.append((f'{below}{name}/', above))
-        scan.names += [below + name for name in images]
+                waiting.append((f'{below}{name}/', above, records))
+        for name in (below + name for name in images):
+            made = any(_is_made(name[length:], pictures) for length, pictures in records)
+            (results if made else scan.names).append(name)
         for name in others:
             ending = os.path.splitext(name)[1].lower()
             if ending in HEIC_EXTENSIONS:
                 scan.heic.append(below + name)
             elif name.lower() not in _SYSTEM_FILES:
                 scan.endings[ending] += 1
-    for below, pictures in records.items():
-        inside = [name for name in scan.names if name.startswith(below)]
-        made = {name for name in inside if _is_made(name.removeprefix(below), pictures)}
-        if len(made) == len(scan.names):  # where there is nothing else, the results are what is meant
-            continue
-        scan.own_results += len(made)
-        scan.names = [name for name in scan.names if name not in made]
+    if scan.names:
+        scan.own_results = len(results)
+    else:  # where there is nothing else, the results are what is meant
+        scan.names = results
     return scan
 
 

@@ -19,7 +19,8 @@ from typing import Any, NoReturn
 import numpy as np
 from tqdm import tqdm
 
-from ict.errors import UserError, how_to_go_on, require
+from ict.errors import UserError, require
+from ict.options import how_to_go_on
 from ict.process import end_with_parent, shell_status
 
 # Without a sign of life for this long a rank is lost: MindSpore's scheduler then ends, which ends the others.

@@ -179,11 +179,11 @@ class Loop:
                 self.unreadable.check()
                 yield arrays
         except UserError as error:
-            mend = not isinstance(error, WorkerDiedError)  # they are to be mended, and count no longer
-            progress.unreadable = [] if mend else sorted(self.unreadable.seen)
+            if not isinstance(error, WorkerDiedError):
+                self.unreadable.seen.clear()  # they are to be mended, and count no longer
             if parallel.is_writer() and progress.step > progress.previous_save and not self.checkpointer.broken():
                 self.train_log.flush()
-                self.checkpointer.save(progress)
+                self._save_latest()
             raise
 
     def take_step(self, arrays: Arrays) -> None:
@@ -218,7 +218,8 @@ class Loop:
         """Save the latest weights and state; without validation also the best, when a window of steps is over."""
         if not self.config.val_every and closes_window:
             self._keep_best(self.progress.take_window_mean())
-        self._save_latest()
+        if self.progress.previous_save != self.progress.step:  # else with the first best weights
+            self._save_latest()
 
     def _save_latest(self) -> None:
         self.progress.unreadable = sorted(self.unreadable.seen)

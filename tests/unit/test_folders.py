@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from Guided_Upsample import infer as stage_2
-from ict import errors, files
+from ict import errors, files, options
 from ict.command import run
 from ict.data import geometry, pairs
 from ict.errors import UserError
@@ -183,7 +183,7 @@ def test_a_full_disk_ends_the_run_with_one_line_and_a_name_that_cannot_be_writte
     for words, says in ((['x', '--overwrite'], 'begins anew'), (['x', '--overwrite', 'False', 'y'], 'continues'),
                         (['x', '--overwrite=True'], 'begins anew'), (['x', '--overwrite', 'no.png'], 'begins anew')):
         monkeypatch.setattr('sys.argv', words)
-        assert f'the same command {says}' in errors.how_to_go_on()
+        assert f'the same command {says}' in options.how_to_go_on()
     line = errors.not_written(Path('a.png'), OSError(errno.ENAMETOOLONG, 'File name too long'))
     assert isinstance(line, UserError) and str(line) == 'a.png: cannot be written (File name too long)'
 
