@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -17,7 +18,6 @@ from typing import Any
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-import numpy as np
 import torch
 from PIL import Image
 from torch.nn import functional
@@ -25,7 +25,7 @@ from torch.nn import functional
 from ckpts_ICT.demo.data import Data, enlarged, random_number, touched
 from ckpts_ICT.demo.networks import GPT, Features, Generator
 from ckpts_ICT.demo.priors import Pool, priors, random_views
-from ict import files, options
+from ict import checkpoint, files, options
 from ict.command import run
 from ict.errors import require
 from ict.runs.perceptual import SHORTEST_LENGTH
@@ -123,18 +123,21 @@ def compiled(net: torch.nn.Module, args: argparse.Namespace) -> Any:
     return torch.compile(net) if args.compile else net
 
 
-def start_with(net: torch.nn.Module, folder: Path, name: str, hours: float) -> None:
-    """Take weights from ``name``.npz or, as this script writes them, .pth; what they lack keeps its initial value."""
-    weights: dict[str, Any] = {}
-    npz, pth = folder / f'{name}.npz', folder / f'{name}.pth'
-    require(not (npz.exists() and pth.exists()), f'--start {folder}: holds {npz.name} and {pth.name}; remove one')
-    if npz.exists():
-        weights = {key: torch.from_numpy(value) for key, value in np.load(npz).items()}
-    elif pth.exists():
-        [weights] = torch.load(pth, map_location='cpu').values()
-    require(bool(weights) or hours > 0, f'--start {folder}: holds no {name}.npz or .pth, and there are no hours to '
-                                        f'train from nothing')
-    net.load_state_dict({key: value.float() for key, value in weights.items()}, strict=False)
+def start_with(net: torch.nn.Module, folder: Path, written: str, bundled: str, hours: float) -> None:
+    """Take the weights that this script has ``written`` or those of a ``bundled`` checkpoint."""
+    ours, theirs = folder / written, folder / bundled
+    require(not (ours.exists() and theirs.exists()), f'--start {folder}: holds {written} and {bundled}; remove one')
+    if ours.exists():
+        [weights] = torch.load(ours, map_location='cpu').values()
+        net.load_state_dict({name: value.float() for name, value in weights.items()})
+    elif theirs.exists():
+        entries = checkpoint.read(theirs)
+        # MindSpore calls an embedding's weight embedding_table, a layer norm's weight and bias gamma and beta
+        net.load_state_dict({re.sub('embedding_table|gamma', 'weight', name).replace('beta', 'bias'):
+                             torch.from_numpy(entries.array(name)) for name in entries.entries})
+    else:
+        require(hours > 0, f'--start {folder}: holds neither {written} nor {bundled}, and there are no hours to train '
+                           f'from nothing')
 
 
 # ---- stage 1
@@ -143,7 +146,7 @@ def start_with(net: torch.nn.Module, folder: Path, name: str, hours: float) -> N
 def train_gpt(args: argparse.Namespace, data: Data) -> GPT:
     """Cross-entropy of the missing tokens; writes gpt.pth and returns the network with averaged weights."""
     net = GPT(args.n_layer, args.n_embd, args.n_head).to(args.device)
-    start_with(net, args.start, f'gpt_{args.n_layer}x{args.n_embd}x{args.n_head}', args.stage1_hours)
+    start_with(net, args.start, 'gpt.pth', 'Transformer.ckpt', args.stage1_hours)
     decays = {name for name, p in net.named_parameters() if p.ndim == 2 and 'emb' not in name}
     optimizer = torch.optim.AdamW([
         {'params': [p for name, p in net.named_parameters() if name in decays], 'weight_decay': 0.05},
@@ -222,7 +225,7 @@ def generator_losses(painted: torch.Tensor, image: torch.Tensor, hole: torch.Ten
 def train_generator(args: argparse.Namespace, data: Data, gpt: GPT) -> None:
     """L1 and perceptual losses on crops; writes generator.pth."""
     net = Generator()
-    start_with(net, args.start, 'generator', args.stage2_hours)
+    start_with(net, args.start, 'generator.pth', 'InpaintingModel_gen.ckpt', args.stage2_hours)
     net.to(args.device, memory_format=torch.channels_last)
     features = Features(args.lite0).to(args.device, memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(net.parameters(), lr=args.lr2, betas=(0.5, 0.99))

@@ -1,7 +1,7 @@
 """The pictures of the readme and of the model card, made anew with the bundled pair.
 
 ``python tests/benchmarks/readme_pictures.py`` writes to <save_place>: result.jpg (``python run.py``), wide_holes.jpg
-(four completions of each hole in mask/wide), object_removed.jpg (mask/rocket.png), best_median_worst.jpg (``python -m
+(four completions of each hole in mask/wide), object_removed.jpg (mask/helmet.png), best_median_worst.jpg (``python -m
 ict.evaluate`` on the bundled photographs, each with four of the bundled masks).
 """
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ict.errors import require
 from ict.runs import report
 
 SAMPLES, MASKS = ROOT / 'images' / 'samples', ROOT / 'mask' / 'testing_mask_dataset'
-WIDE, OBJECT = ROOT / 'mask' / 'wide', ROOT / 'mask' / 'rocket.png'
+WIDE, OBJECT = ROOT / 'mask' / 'wide', ROOT / 'mask' / 'helmet.png'
 SCENES_EACH = 4  # masks for each photograph
 QUALITY = 85  # of the pictures, as JPEG
 
@@ -51,11 +51,11 @@ def scenes(folder: Path) -> None:
 
 
 def object_removed(output_dir: Path) -> np.ndarray:
-    """The photograph with its object, with the hole, and without the object."""
-    photo = images.load_rgb(SAMPLES / 'rocket.png')
+    """The photograph with its reflections, with the holes, and without the reflections."""
+    photo = images.load_rgb(SAMPLES / 'astronaut.png')
     hole = geometry.touched(images.load_rgb(OBJECT)[..., 0] > geometry.HOLE_LEVEL, *geometry.size_of(photo))
     return report.sheet([[photo, np.where(hole[..., None], np.uint8(255), photo),
-                          images.load_rgb(output_dir / 'rocket_0.png')]], ['original', 'masked', 'completed'])
+                          images.load_rgb(output_dir / 'astronaut_0.png')]], ['original', 'masked', 'completed'])
 
 
 def main(argv: list[str]) -> int:
@@ -68,8 +68,8 @@ def main(argv: list[str]) -> int:
     # Runs
     run_py(runs / 'result', '--sample_num', '3', '--visualize')
     run_py(runs / 'wide', '--input_image', str(SAMPLES), '--input_mask', str(WIDE), '--sample_num', '4', '--visualize')
-    run_py(runs / 'object', '--input_image', str(SAMPLES / 'rocket.png'), '--input_mask', str(OBJECT),
-           '--keep_size', '--geometry', 'hole', '--dilate', '4')
+    run_py(runs / 'object', '--input_image', str(SAMPLES / 'astronaut.png'), '--input_mask', str(OBJECT),
+           '--keep_size', '--geometry', 'hole', '--dilate', '2')
     scenes(runs / 'scenes')
     called(runs / 'evaluation', '-m', 'ict.evaluate', '--input', str(runs / 'scenes' / 'photos'), '--mask',
            str(runs / 'scenes' / 'masks'), '--sample_num', '3')
