@@ -14,8 +14,10 @@ from PIL import Image
 from torch.nn import functional
 
 from ict.data import codebook
+from ict.errors import require
 
 PHOTO_SIDE, IMAGE_SIZE, PRIOR_SIZE = 272, 256, 32  # of a stored photograph, what stage 2 completes, and a prior
+PALETTE = Path(__file__).resolve().parents[2] / 'kmeans_centers.npy'
 PALETTE_ROWS_AT_ONCE = 1 << 17
 
 
@@ -48,30 +50,34 @@ class Data:
     """What both stages are trained on.
 
     Args:
-        start: a folder with ``palette.npy`` (512, 3) in [-1, 1], ``masks.npz`` (``packed``: bits of (K, 256 * 256), the
-            first ones belong to the held-back pictures) and ``heldback.tar`` (pictures of 256 x 256).
-        folder: ``photos*.tar`` (photographs of 272 x 272) and ``small*.tar`` (pictures of 32 x 32, many below each
-            other in a file).
+        folder: ``photos*.tar`` (photographs of 272 x 272), ``small*.tar`` (pictures of 32 x 32, many below each other
+            in a file), ``heldback.tar`` (pictures of 256 x 256) and ``masks.npz`` (``packed``: bits of (K, 256 * 256),
+            the first ones belong to the held-back pictures).
 
     Attributes:
         photos: (N, 272, 272, 3) uint8. small: (M, 32, 32, 3) uint8.
         holes: (K, 256, 256) bool.
         held_back, held_back_holes: (V, 3, 256, 256) float32 in levels and (V, 256, 256) bool.
-        codebook_rgb: (512, 3) float32 levels.
+        codebook_rgb: (512, 3) float32 levels, the repository's palette.
+
+    Raises:
+        UserError: one of the files is missing.
     """
 
-    def __init__(self, start: Path, folder: Path, device: str) -> None:
+    def __init__(self, folder: Path, device: str) -> None:
         self.device = device
+        for pattern in ('photos*.tar', 'small*.tar', 'heldback.tar', 'masks.npz'):
+            require(any(folder.glob(pattern)), f'--data {folder}: holds no {pattern}')
         self.photos = self._on_device(np.stack([photo for path in sorted(folder.glob('photos*.tar'))
                                                 for photo in pictures_in(path)]))
         strips = np.concatenate([strip for path in sorted(folder.glob('small*.tar')) for strip in pictures_in(path)])
         self.small = self._on_device(strips.reshape(-1, PRIOR_SIZE, PRIOR_SIZE, 3))
-        held_back = np.stack(list(pictures_in(start / 'heldback.tar')))
+        held_back = np.stack(list(pictures_in(folder / 'heldback.tar')))
         self.held_back = self._on_device(held_back).permute(0, 3, 1, 2).float()
-        holes = np.unpackbits(np.load(start / 'masks.npz')['packed'], axis=1).reshape(-1, IMAGE_SIZE, IMAGE_SIZE) > 0
+        holes = np.unpackbits(np.load(folder / 'masks.npz')['packed'], axis=1).reshape(-1, IMAGE_SIZE, IMAGE_SIZE) > 0
         self.held_back_holes = self._on_device(holes[:len(held_back)])
         self.holes = self._on_device(holes[len(held_back):])
-        palette = codebook.load(start / 'palette.npy')
+        palette = codebook.load(PALETTE)
         self.codebook_rgb = self._on_device(codebook.to_rgb(palette).astype(np.float32))
 
     def _on_device(self, array: np.ndarray) -> torch.Tensor:

