@@ -41,11 +41,13 @@ def arguments(argv: list[str]) -> Any:
     add('--input_mask', default='', help='masks likewise, white = hole; a single file serves all images; alpha: what '
                                          'is transparent in the images (default where each has such a part)')
     add('--save_place', default='./save', help='results, priors (AP) and metrics go here')
-    add('--sample_num', type=int, default=1, help='completions an image')
+    add('--sample_num', type=int, default=None, help=f'completions an image (default: 1; of the bundled samples '
+                                                     f'{DEMO_SAMPLES}, with --visualize)')
     stage_1.add_model(parser)
     stage_1.add_sampling(parser, stage_1.RECOMMENDED_STEPS)
     stage_2.add_painting(parser)
     add_options(parser, with_ranks=False)
+    parser.set_defaults(visualize=None)
     args = parser.parse_args(argv)
     positive(args, 'sample_num', 'n_head', 'prior_size', 'batch_size')
     stage_1.check_sampling(args)
@@ -53,9 +55,12 @@ def arguments(argv: list[str]) -> Any:
     require(bool(args.input_image) or not args.input_mask, '--input_image and --input_mask: give both')
     require(bool(args.transformer_ckpt) == bool(args.upsample_ckpt), '--transformer_ckpt and --upsample_ckpt: give '
                                                                      'both, they belong together')
-    if not argv:
-        args.sample_num, args.visualize = DEMO_SAMPLES, True
-    if not args.input_image:
+    bundled = not args.input_image
+    if args.sample_num is None:
+        args.sample_num = DEMO_SAMPLES if bundled and not args.deterministic else 1
+    if args.visualize is None:
+        args.visualize = bundled and not args.test_only
+    if bundled:
         args.input_image, args.input_mask = str(SAMPLES), str(SAMPLE_MASKS)
     if not args.input_mask:
         args.input_mask = inputs.without_masks(Given.from_args(args, 'input_image'), '--input_mask',

@@ -311,6 +311,8 @@ class PaintingStage(Stage):
                          'log_likelihood': self.priors.lines.get((picture, task.k), {}).get('log_likelihood', '')})
         if rows:
             write_metrics(self.output_dir, rows)
+            if self.pictures.from_alpha:
+                print('the scores compare with white, not with an original: the holes are transparent')
         if self.flags.visualize:
             self.compare()
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from ict.process import end_with_parent, shell_status
 SOME_FAILED, NOTHING_DONE = 1, 2
 BUG = 70  # Python's own 1 would mean that some pictures failed
 _NO_MEMORY = "memory isn't enough"  # in the words of MindSpore's allocators
+_TERMINAL_SECONDS = 1.0  # in which Ctrl-C has ended a child
 INTERRUPTED = 'interrupted: finished files are whole; '
 
 
@@ -103,9 +105,19 @@ def supervised(work: Callable[[], int]) -> int:
         os._exit(status)  # without half a second in which MindSpore tidies up memory that ends anyway
     os.close(_progress)
     signal.signal(signal.SIGTERM, lambda number, _: os.kill(child, number))
-    interrupted: list[int] = []  # the terminal sends Ctrl-C to both; MindSpore ends a process by SIGTERM then
-    signal.signal(signal.SIGINT, lambda number, _: interrupted.append(number))
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    interrupted: list[threading.Timer] = []
+
+    def interrupt(number: int, _: object) -> None:
+        """The terminal sends Ctrl-C to both; a signal to this process alone is passed on when the child stays."""
+        interrupted.append(threading.Timer(_TERMINAL_SECONDS, os.kill, (child, number)))
+        interrupted[-1].daemon = True
+        interrupted[-1].start()
+
+    signal.signal(signal.SIGINT, interrupt)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # the timers must not meet another process of this number
+    for timer in interrupted:
+        timer.cancel()
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])  # MindSpore ends an interrupted process by SIGTERM
     if status >= 0:
         return status
     if interrupted:

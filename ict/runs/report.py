@@ -60,7 +60,8 @@ def _panel(name: str, points: list[tuple[int, float]], width: int, height: int) 
     x, y = np.array(points, float).T
     low, high = y.min(), y.max()
     if high == low:
-        low, high = low - 0.5, high + 0.5
+        margin = abs(low) / 2 or 0.5
+        low, high = low - margin, high + margin
     first, last = x.min(), max(x.max(), x.min() + 1)
 
     def to_pixels(step: float, value: float) -> tuple[float, float]:

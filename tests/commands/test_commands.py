@@ -460,6 +460,15 @@ def test_run_py_goes_on_with_what_stage_1_could_do_and_exits_with_1(tiny, folder
     assert {p.name for p in (tmp_path / 'out').glob('*.png')} == {'p0_0.png', 'p2_0.png'}
 
 
+def test_run_py_completes_the_bundled_photographs_in_three_ways_whatever_else_is_said():
+    import run
+    for argv, wanted in (([], (3, True)), (['--overwrite'], (3, True)), (['--deterministic'], (1, True)),
+                         (['--test_only'], (3, False)), (['--sample_num', '2', '--visualize', 'False'], (2, False)),
+                         (['--input_image', 'a', '--input_mask', 'b'], (1, False))):
+        args = run.arguments(argv)
+        assert (args.sample_num, args.visualize) == wanted, argv
+
+
 def test_run_py_test_only_keeps_no_pictures_and_never_touches_the_inputs(tiny, folders, tmp_path):
     before = files_of(folders['images'])
     done = command('run.py', '--transformer_ckpt', tiny['transformer'], '--upsample_ckpt', tiny['generator'],

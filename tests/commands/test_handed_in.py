@@ -280,10 +280,11 @@ def test_results_keep_what_files_hold_beside_their_pixels_and_lines_come_once(ti
         assert (result[HOLE] != upright(content, 'RGB')[HOLE]).any()
 
 
-def test_transparent_parts_are_filled_and_opaque_afterwards(tiny, tmp_path):
+def test_transparent_parts_are_filled_and_opaque_afterwards(tiny, tmp_path, capfd):
     place = places(tmp_path)
     (place['images'] / 'a.png').write_bytes(CUT_OUT)
     assert both(tiny, place, 'alpha') == (0, 0)
+    assert 'the scores compare with white' in capfd.readouterr().out
     result = np.asarray(Image.open(place['save'] / 'a_0.png'))
     np.testing.assert_array_equal(result[~HOLE], np.dstack([PHOTO, CLEAR])[~HOLE])
     assert (result[..., 3] == 255).all()

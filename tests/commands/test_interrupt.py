@@ -119,18 +119,18 @@ def test_killed_at_random_moments_finished_files_are_whole_and_the_end_is_the_sa
     assert killed >= kills // 2
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_a_polite_end_is_said_and_continued(call, tmp_path, number):
-    save = tmp_path / 'save'
-    run = subprocess.Popen(call(save), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                           start_new_session=True)
+@pytest.mark.parametrize(('number', 'to_all'), [(signal.SIGINT, True), (signal.SIGINT, False), (signal.SIGTERM, False)])
+def test_a_polite_end_is_said_and_continued(call, tmp_path, number, to_all):
+    save, samples = tmp_path / 'save', 10  # some seconds: a signal to run.py alone is passed on after one
+    argv = [*call(save), '--sample_num', str(samples)]
+    run = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
     while run.poll() is None and len(list(save.glob('AP/condition_*/p*.png'))) < 3:
         time.sleep(0.01)
-    os.killpg(run.pid, number) if number == signal.SIGINT else run.send_signal(number)
+    os.killpg(run.pid, number) if to_all else run.send_signal(number)
     said = run.communicate(timeout=60)[1]
     assert run.returncode == 128 + number and 'the same command continues' in said and 'Traceback' not in said
     kept = len(list(save.glob('AP/condition_*/p*.png')))
     assert kept >= 3
-    done = finished(call(save))
+    done = finished(argv)
     assert done.returncode == 0 and f'{kept} finished priors are kept' in done.stderr
-    assert len(files_of(save)) == FILES
+    assert len(files_of(save)) == FILES + 2 * PICTURES * (samples - SAMPLES)

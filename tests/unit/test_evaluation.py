@@ -183,3 +183,8 @@ def test_best_median_and_worst_are_ranked_by_psnr():
     assert evaluate.best_median_worst({'a': 21.0, 'b': 25.0, 'c': 19.0, 'd': 23.0, 'e': 30.0}) == ['e', 'd', 'c']
     assert evaluate.best_median_worst({'a': 21.0, 'c': 19.0}) == ['a', 'c']
     assert evaluate.best_median_worst({'a': math.inf}) == ['a']
+
+
+def test_a_constant_rate_is_not_drawn_as_none():
+    drawn = [report.curves({'lr': [(step, rate) for step in range(9)]}) for rate in (3e-4, 0.0)]
+    assert not np.array_equal(*drawn)
