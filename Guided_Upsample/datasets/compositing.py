@@ -6,7 +6,6 @@ import numpy as np
 
 from ict.data.geometry import Box, cut
 
-_EDGE, _REACH = 2.0, 12.0  # model pixels in which the hole's edge lies, and over which a difference there then fades
 _RELAXATIONS = 60
 _STRIP = 256  # rows of a large picture that are enlarged at once
 
@@ -15,7 +14,7 @@ def blended(painted: np.ndarray, image: np.ndarray, hole: np.ndarray) -> np.ndar
     """Known pixels and the painted hole without a seam between them, at the model's resolution.
 
     The step at the hole's edge, from the painted pixels inside to the known ones outside, is carried on into the hole
-    as a membrane (Laplace's equation) that fades with the distance.
+    as a membrane (Laplace's equation).
 
     Args:
         painted: (S, S, 3) float32 in [0, 1], the generator's picture everywhere.
@@ -33,9 +32,7 @@ def blended(painted: np.ndarray, image: np.ndarray, hole: np.ndarray) -> np.ndar
     for _ in range(_RELAXATIONS):
         around = cv2.blur(membrane, (3, 3), borderType=cv2.BORDER_REPLICATE)
         membrane = np.where(inside, around, difference)
-    distance = cv2.distanceTransform(hole.astype(np.uint8), cv2.DIST_L2, 5)
-    fade = np.exp(-np.maximum(distance - _EDGE, 0.0) / _REACH).astype(np.float32)[..., None]
-    return np.where(inside, np.clip(painted + membrane * fade, 0.0, 1.0), image)
+    return np.where(inside, np.clip(painted + membrane, 0.0, 1.0), image)
 
 
 def _pull_push(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
