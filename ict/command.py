@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,7 @@ from ict.process import end_with_parent, shell_status
 SOME_FAILED, NOTHING_DONE = 1, 2
 BUG = 70  # Python's own 1 would mean that some pictures failed
 _NO_MEMORY = "memory isn't enough"  # in the words of MindSpore's allocators
-_TERMINAL_SECONDS = 1.0  # in which Ctrl-C has ended a child
+_TERMINAL_SECONDS = 1  # in which Ctrl-C has ended a child
 INTERRUPTED = 'interrupted: finished files are whole; '
 
 
@@ -105,18 +104,17 @@ def supervised(work: Callable[[], int]) -> int:
         os._exit(status)  # without half a second in which MindSpore tidies up memory that ends anyway
     os.close(_progress)
     signal.signal(signal.SIGTERM, lambda number, _: os.kill(child, number))
-    interrupted: list[threading.Timer] = []
+    interrupted: list[int] = []
 
     def interrupt(number: int, _: object) -> None:
         """The terminal sends Ctrl-C to both; a signal to this process alone is passed on when the child stays."""
-        interrupted.append(threading.Timer(_TERMINAL_SECONDS, os.kill, (child, number)))
-        interrupted[-1].daemon = True
-        interrupted[-1].start()
+        interrupted.append(number)
+        signal.alarm(_TERMINAL_SECONDS)
 
     signal.signal(signal.SIGINT, interrupt)
-    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # the timers must not meet another process of this number
-    for timer in interrupted:
-        timer.cancel()
+    signal.signal(signal.SIGALRM, lambda *_: os.kill(child, signal.SIGINT))
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # the alarm must not meet another process of this number
+    signal.alarm(0)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])  # MindSpore ends an interrupted process by SIGTERM
     if status >= 0:
         return status

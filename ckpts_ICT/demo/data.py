@@ -17,7 +17,6 @@ from ict.data import codebook
 from ict.errors import require
 
 PHOTO_SIDE, IMAGE_SIZE, PRIOR_SIZE = 272, 256, 32  # of a stored photograph, what stage 2 completes, and a prior
-PALETTE = Path(__file__).resolve().parents[2] / 'kmeans_centers.npy'
 PALETTE_ROWS_AT_ONCE = 1 << 17
 
 
@@ -77,7 +76,7 @@ class Data:
         holes = np.unpackbits(np.load(folder / 'masks.npz')['packed'], axis=1).reshape(-1, IMAGE_SIZE, IMAGE_SIZE) > 0
         self.held_back_holes = self._on_device(holes[:len(held_back)])
         self.holes = self._on_device(holes[len(held_back):])
-        palette = codebook.load(PALETTE)
+        palette = codebook.load(codebook.REPOSITORY_PALETTE)
         self.codebook_rgb = self._on_device(codebook.to_rgb(palette).astype(np.float32))
 
     def _on_device(self, array: np.ndarray) -> torch.Tensor:

@@ -213,7 +213,8 @@ def train_gpt(args: argparse.Namespace, data: Data, weights: Path | None) -> GPT
             ema.update(net)
             if training.done(args.batch1, {'nats': loss}):
                 with ema.inside(net):
-                    training.report(f'{held_back_nats(net, data, args.device):.4f} nats')
+                    held_back = f'{held_back_nats(net, data, args.device):.4f} nats'
+                training.report(held_back)
     net.load_state_dict(ema.weights)
     save({'model': {name: value.half().cpu() for name, value in net.state_dict().items()}}, args.save_path / 'gpt.pth')
     return net.eval()
@@ -293,7 +294,8 @@ def train_generator(args: argparse.Namespace, data: Data, gpt: GPT, features: Fe
             ema.update(net)
             if training.done(args.batch2, losses):
                 with ema.inside(net):
-                    training.report(held_back_results(net, gpt, data, features, args))
+                    held_back = held_back_results(net, gpt, data, features, args)
+                training.report(held_back)
     net.load_state_dict(ema.weights)
     save({'generator': {name: value.float().cpu().contiguous() for name, value in net.state_dict().items()}},
          args.save_path / 'generator.pth')
@@ -381,12 +383,12 @@ def main(argv: list[str]) -> int:
     gpt_weights = first_weights(args, 'gpt', args.stage1_hours, 'Transformer.ckpt')
     generator_weights = first_weights(args, 'generator', args.stage2_hours, 'InpaintingModel_gen.ckpt')
     features = Features(weights_file('lite0')).to(args.device, memory_format=torch.channels_last)
+    files.output_folder(args.save_path, '--save_path')
     torch.manual_seed(args.seed)
-    data = Data(args.data, args.device)
-    args.save_path.mkdir(parents=True, exist_ok=True)
-    log(args.save_path, f'{len(data.photos)} photographs, {len(data.small)} small pictures, '
-                        f'{len(data.held_back)} held back')
     try:
+        data = Data(args.data, args.device)
+        log(args.save_path, f'{len(data.photos)} photographs, {len(data.small)} small pictures, '
+                            f'{len(data.held_back)} held back')
         train_generator(args, data, train_gpt(args, data, gpt_weights), features, generator_weights)
     except KeyboardInterrupt:
         log(args.save_path, 'interrupted; the same command continues')

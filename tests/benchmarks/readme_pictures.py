@@ -1,4 +1,4 @@
-"""The pictures of the readme and of the model card, made anew with the bundled pair.
+"""The pictures of the readme, made anew with the bundled pair.
 
 ``python tests/benchmarks/readme_pictures.py`` writes to <save_place>: result.jpg (``python run.py``), wide_holes.jpg
 (four completions of each hole in mask/wide), object_removed.jpg (mask/helmet.png), best_median_worst.jpg (``python -m
